@@ -1,0 +1,1 @@
+"""The gateway: admits a call, relays its answer, settles what it used. Speaks to Redis and the upstream only."""

@@ -1,0 +1,68 @@
+"""Every key in Redis, and who writes it.
+
+Keys of one shard carry its hash tag, so that a hold, the account it is on and the stream it will be reported to lie in
+one slot and one script. Keys without a tag are read-only projections for the gateways, written by the meter.
+"""
+
+from typing import Final
+from uuid import UUID
+
+CATALOG_VERSION: Final = "sundial:catalog:version"
+"""String: the version of the newest catalog. Meter writes."""
+
+API_KEYS: Final = "sundial:keys"
+"""Hash: SHA-256 of an API key (hex) → JSON KeyRecord. Meter writes."""
+
+CHANGES: Final = "sundial:changes"
+"""Stream: one entry per change of keys or catalog, field `what`: `key:<sha256 hex>` or `catalog`. Meter writes, trimmed
+to about CHANGES_KEPT entries; a gateway that fell behind loads everything again."""
+
+CHANGES_KEPT: Final = 10_000
+
+
+def catalog(version: int) -> str:
+    """String: JSON Catalog. Meter writes; the last two versions are kept."""
+    return f"sundial:catalog:{version}"
+
+
+def tag(shard: int) -> str:
+    return f"{{s{shard:02d}}}"
+
+
+def epoch(shard: int) -> str:
+    """String: id of the projection's last rebuild. Meter writes. Missing: admission is closed."""
+    return f"{tag(shard)}:epoch"
+
+
+def account(shard: int, account_id: UUID | str) -> str:
+    """Hash of one account.
+
+    Meter writes `balance`, `seq`, `floor`, `status`, `plan`, `mode`; scripts of the gateway keep `held` and `unposted`,
+    the sums of the two hashes below. All amounts in millicredits.
+    """
+    return f"{tag(shard)}:a:{account_id}"
+
+
+def holds(shard: int, account_id: UUID | str) -> str:
+    """Hash: event id → `amount charge draft`: millicredits held; what would be charged if the gateway died now; and
+    the usage event that would then be booked, as JSON. Scripts of the gateway write; the meter expires."""
+    return f"{tag(shard)}:h:{account_id}"
+
+
+def unposted(shard: int, account_id: UUID | str) -> str:
+    """Hash: event id → millicredits that were settled but are not in `balance` yet."""
+    return f"{tag(shard)}:u:{account_id}"
+
+
+def deadlines(shard: int) -> str:
+    """Sorted set: `account id/event id` of each open hold → Unix seconds at which it may be expired."""
+    return f"{tag(shard)}:deadlines"
+
+
+def usage_stream(shard: int) -> str:
+    """Stream: field `d`, a message of shared.events. Gateway adds, the meter alone trims."""
+    return f"{tag(shard)}:usage"
+
+
+METER_GROUP: Final = "meter"
+"""Consumer group on every usage stream."""

@@ -1,0 +1,64 @@
+"""Money: millicredits and nano-USD, integers both, and how people write them."""
+
+from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from typing import Final
+
+MC_PER_CREDIT: Final = 1_000
+NANO_PER_USD: Final = 1_000_000_000
+MC_MAX: Final = 2**53 - 1
+"""The largest balance and amount, either sign: exact in a Redis Lua number too."""
+
+
+class AmountError(ValueError):
+    """A text that is no amount of credits; the message says what to write instead."""
+
+
+def parse_credits(text: str) -> int:
+    """Millicredits from credits as a person writes them: `1000`, `1_000`, `0.5`, `-12.345`.
+
+    Raises AmountError for anything else, for more than three decimals, and beyond ±MC_MAX.
+    """
+    try:
+        value = Decimal(text.strip().replace("_", ""))
+    except InvalidOperation:
+        raise AmountError(f"{text!r} is no amount of credits; write for example 1000 or 0.5") from None
+    if not value.is_finite():
+        raise AmountError(f"{text!r} is no finite amount of credits")
+    mc = value * MC_PER_CREDIT
+    if mc != mc.to_integral_value():
+        raise AmountError(f"{text!r} has more than three decimals; the smallest amount is 0.001 credits")
+    if abs(mc) > MC_MAX:
+        raise AmountError(f"{text!r} is beyond the largest amount, {format_credits(MC_MAX)} credits")
+    return int(mc)
+
+
+def format_credits(mc: int) -> str:
+    """Credits for people, with a thousands separator and up to three decimals: 1234567 → `1,234.567`."""
+    whole, part = divmod(abs(mc), MC_PER_CREDIT)
+    text = f"{whole:,}"
+    if part:
+        text += f".{part:03d}".rstrip("0")
+    return f"-{text}" if mc < 0 else text
+
+
+def format_usd(nano: int) -> str:
+    """US dollars for people, to the nano-dollar where needed: 1_500_000_000 → `1.50`."""
+    text = f"{Decimal(nano) / NANO_PER_USD:,.9f}".rstrip("0")
+    whole, _, part = text.partition(".")
+    return f"{whole}.{part.ljust(2, '0')}"
+
+
+def round_half_even(numerator: int, denominator: int) -> int:
+    """`numerator / denominator` to the nearest integer, ties to even. The one rounding of a usage event."""
+    assert denominator > 0
+    quotient, remainder = divmod(numerator, denominator)
+    twice = remainder * 2
+    if twice > denominator or (twice == denominator and quotient % 2 == 1):
+        quotient += 1
+    return quotient
+
+
+def quantise_nano(usd: float) -> int:
+    """Nano-USD of a float of dollars: to pico-USD first, so that binary noise cannot tip a tie."""
+    pico = Decimal(repr(usd)).quantize(Decimal("1e-12"), rounding=ROUND_HALF_EVEN)
+    return int((pico * NANO_PER_USD).to_integral_value(rounding=ROUND_HALF_EVEN))

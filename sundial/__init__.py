@@ -1,0 +1,3 @@
+"""The command `sundial`: starts the programs and lets people read and order."""
+
+__version__ = "0.1.0"
