@@ -85,10 +85,10 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 StreamMessage = AccountSeen | UsageEvent
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(StreamMessage)
+_decoder: msgspec.json.Decoder[StreamMessage] = msgspec.json.Decoder(StreamMessage)
 
 
-class UnreadableEntry(ValueError):
+class UnreadableEntryError(ValueError):
     """A stream entry that this version cannot read: malformed, too large, or of a later version."""
 
 
@@ -97,13 +97,13 @@ def encode(message: StreamMessage) -> bytes:
 
 
 def decode(data: bytes) -> StreamMessage:
-    """Raises UnreadableEntry; its text names the reason and no content."""
+    """Raises UnreadableEntryError; its text names the reason and no content."""
     if len(data) > ENTRY_BYTES_MAX:
-        raise UnreadableEntry(f"entry of {len(data)} bytes is above the limit of {ENTRY_BYTES_MAX}")
+        raise UnreadableEntryError(f"entry of {len(data)} bytes is above the limit of {ENTRY_BYTES_MAX}")
     try:
         message = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableEntry(f"entry cannot be decoded: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableEntryError(f"entry cannot be decoded: {error}") from None
     if message.v > VERSION:
-        raise UnreadableEntry(f"entry has version {message.v}; this meter reads up to {VERSION}")
+        raise UnreadableEntryError(f"entry has version {message.v}; this meter reads up to {VERSION}")
     return message

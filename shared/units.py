@@ -9,6 +9,9 @@ MC_MAX: Final = 2**53 - 1
 """The largest balance and amount, either sign: exact in a Redis Lua number too."""
 
 
+_SWAPPED: Final = str.maketrans(",.", ".,")
+
+
 class AmountError(ValueError):
     """A text that is no amount of credits; the message says what to write instead."""
 
@@ -32,12 +35,14 @@ def parse_credits(text: str) -> int:
     return int(mc)
 
 
-def format_credits(mc: int) -> str:
-    """Credits for people, with a thousands separator and up to three decimals: 1234567 → `1,234.567`."""
+def format_credits(mc: int, language: str = "en") -> str:
+    """Credits for people, with up to three decimals: 1234567 → `1,234.567`, in pt-BR `1.234,567`."""
     whole, part = divmod(abs(mc), MC_PER_CREDIT)
     text = f"{whole:,}"
     if part:
         text += f".{part:03d}".rstrip("0")
+    if language == "pt-BR":
+        text = text.translate(_SWAPPED)
     return f"-{text}" if mc < 0 else text
 
 

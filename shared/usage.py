@@ -21,7 +21,8 @@ COUNT_MAX: Final = 2**40
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Disjoint counts. Tokens: `input` to `image_out`. Other units: `images` and below; seconds are kept as ms."""
+    """Disjoint counts. Tokens: `input` to `image_out`, and `cached_audio`. Other units: `images` to `requests`; seconds
+    are kept as ms."""
 
     input: int = 0
     cached: int = 0
@@ -38,11 +39,14 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     duration_ms: int = 0
     searches: int = 0
     requests: int = 0
+    cached_audio: int = 0
+    """Cached tokens that are audio, where the provider tells them apart: not in `cached`."""
 
     @property
     def tokens_in(self) -> int:
         """All tokens read: what OpenAI calls prompt_tokens."""
-        return self.input + self.cached + self.cache_write + self.cache_write_1h + self.audio_in + self.image_in
+        read = self.input + self.cached + self.cached_audio + self.audio_in + self.image_in
+        return read + self.cache_write + self.cache_write_1h
 
     @property
     def tokens_out(self) -> int:

@@ -20,7 +20,7 @@ for i = 8, #ARGV do
   local charge = redis.call('HGET', KEYS[2], ARGV[i])
   if charge then
     redis.call('HDEL', KEYS[2], ARGV[i])
-    redis.call('HINCRBY', KEYS[1], 'unposted', '-' .. charge)
+    redis.call('HINCRBY', KEYS[1], 'unposted', string.format('%.0f', 0 - tonumber(charge)))
     dropped = dropped + 1
   end
 end

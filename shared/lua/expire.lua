@@ -15,7 +15,7 @@ redis.call('ZREM', KEYS[4], member)
 local hold = redis.call('HGET', KEYS[2], ARGV[2])
 if not hold then return {'gone'} end
 local amount, charge, draft = string.match(hold, '^(%d+) (%d+) (.*)$')
-redis.call('HINCRBY', KEYS[1], 'held', '-' .. amount)
+redis.call('HINCRBY', KEYS[1], 'held', string.format('%.0f', 0 - tonumber(amount)))
 redis.call('HDEL', KEYS[2], ARGV[2])
 if redis.call('HSETNX', KEYS[3], ARGV[2], charge) == 1 then
   redis.call('HINCRBY', KEYS[1], 'unposted', charge)

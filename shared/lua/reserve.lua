@@ -5,7 +5,7 @@
 --       7 time to live (s)   8 stream cap (entries)   9 draft event
 --       10 AccountSeen message, '' where the account must exist   11 allowance (millicredits)
 --
--- Returns {'ok', held, spendable after} or a refusal that changed nothing:
+-- Returns {'ok', held, spendable after, mode} or a refusal that changed nothing:
 --   {'closed'} no epoch: Redis may have forgotten   {'stream_full'}   {'unknown'}   {'blocked', status}
 --   {'plan', plan} the account has another plan: price again and repeat
 --   {'exhausted', spendable, balance}
@@ -36,7 +36,7 @@ if account[3] ~= 'active' then return {'blocked', account[3]} end
 if account[4] ~= ARGV[3] then return {'plan', account[4]} end
 
 local known = redis.call('HGET', KEYS[3], ARGV[2])
-if known then return {'ok', tonumber(string.match(known, '^%d+')), spendable} end
+if known then return {'ok', tonumber(string.match(known, '^%d+')), spendable, account[5]} end
 
 local full, slice, least = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local amount
@@ -50,4 +50,4 @@ local deadline = tonumber(redis.call('TIME')[1]) + tonumber(ARGV[7])
 redis.call('HSET', KEYS[3], ARGV[2], string.format('%.0f 0 %s', amount, ARGV[9]))
 redis.call('HINCRBY', KEYS[2], 'held', string.format('%.0f', amount))
 redis.call('ZADD', KEYS[4], deadline, ARGV[1] .. '/' .. ARGV[2])
-return {'ok', amount, spendable - amount}
+return {'ok', amount, spendable - amount, account[5]}

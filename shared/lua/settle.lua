@@ -9,7 +9,7 @@
 
 local hold = redis.call('HGET', KEYS[2], ARGV[2])
 if hold then
-  redis.call('HINCRBY', KEYS[1], 'held', '-' .. string.match(hold, '^%d+'))
+  redis.call('HINCRBY', KEYS[1], 'held', string.format('%.0f', 0 - tonumber(string.match(hold, '^%d+'))))
   redis.call('HDEL', KEYS[2], ARGV[2])
 end
 redis.call('ZREM', KEYS[4], ARGV[1] .. '/' .. ARGV[2])

@@ -1,0 +1,150 @@
+"""What an answer says about itself: model, usage, service tier, how it ended, an error. Pure, and tolerant of anything.
+
+One reader for whole JSON answers and for the events of a stream, told apart by their own shape, so that an unknown
+endpoint is read as well as it can be.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from shared.usage_rules import credible
+
+_BOM: Final = b"\xef\xbb\xbf"
+_decode = msgspec.json.Decoder().decode
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts are empty, objects None, where the answer says nothing."""
+
+    model: str = ""
+    usage_raw: dict[str, Any] | None = None
+    """The usage object as parsed, for shared.usage_rules."""
+    service_tier: str = ""
+    finish_reason: str = ""
+    error: dict[str, Any] | None = None
+    images: int = 0
+    """Images in the answer of an image endpoint."""
+
+
+def read_answer(family: str, body: bytes) -> Answer:
+    """Reads a JSON answer that was not streamed. Whatever is no JSON object gives an Answer with nothing in it."""
+    found = parse(body)
+    if found is None:
+        return Answer()
+    reading = Reading(family)
+    reading.take(found)
+    data = found.get("data")
+    if family == "transcription" and reading.usage_raw is None and "duration" in found:
+        reading.usage_raw = {"type": "duration", "seconds": found["duration"]}  # `verbose_json` of older models
+    return Answer(
+        model=reading.model,
+        usage_raw=reading.usage_raw,
+        service_tier=reading.service_tier,
+        finish_reason=reading.finish_reason,
+        error=reading.error,
+        images=len(data) if family == "images" and isinstance(data, list) else 0,
+    )
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """A JSON object; None for anything else. Takes what strict JSON forbids: broken UTF-8, lone surrogates, NaN."""
+    data = data.removeprefix(_BOM)
+    value: Any
+    try:
+        value = _decode(data)
+    except (ValueError, RecursionError):
+        try:
+            value = json.loads(data.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(value, list) and len(value) == 1:  # Gemini's OpenAI endpoint wraps its errors so
+        value = value[0]
+    return value if isinstance(value, dict) else None
+
+
+class Reading:
+    """What has been read so far of one answer; later events override earlier ones."""
+
+    __slots__ = ("_family", "error", "finish_reason", "model", "service_tier", "usage_partial", "usage_raw")
+
+    def __init__(self, family: str) -> None:
+        self._family = family
+        self.model = ""
+        self.service_tier = ""
+        self.finish_reason = ""
+        self.error: dict[str, Any] | None = None
+        self.usage_raw: dict[str, Any] | None = None
+        """The last credible usage object, else the last one; of Anthropic's stream, both of its halves in one."""
+        self.usage_partial = False
+        """Whether `usage_raw` is only the first half of Anthropic's: its output is not counted yet."""
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """`event`: a whole answer or one event's data. Three of them wrap what they are about: the life-cycle events
+        of the Responses API in `response`, Anthropic's `message_start` in `message`, Groq's last one in `x_groq`."""
+        kind = event.get("type")
+        body = event
+        for wrapper in ("response", "message"):
+            inner = event.get(wrapper)
+            if isinstance(inner, dict):
+                body = inner
+        self.model = _text(body.get("model")) or self.model
+        self.service_tier = _text(body.get("service_tier")) or self.service_tier
+        self.finish_reason = _finish_reason(event, body) or self.finish_reason
+        self.error = _error(event, body) or self.error
+
+        usage = body.get("usage")
+        if usage is None and isinstance(groq := event.get("x_groq"), dict):
+            usage = groq.get("usage")
+        if isinstance(usage, dict) and usage:
+            tools = body.get("tool_usage")
+            if isinstance(tools, dict):
+                usage = {**usage, "tool_usage": tools}
+            self._take_usage(usage, _text(kind))
+
+    def _take_usage(self, usage: dict[str, Any], kind: str) -> None:
+        self.service_tier = _text(usage.get("service_tier")) or self.service_tier
+        if kind == "message_delta" and self.usage_raw is not None:
+            usage = _merged(self.usage_raw, usage)
+        if not credible(usage, family=self._family) and credible(self.usage_raw, family=self._family):
+            return
+        self.usage_raw = usage
+        self.usage_partial = kind == "message_start"
+
+
+def _merged(start: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    """Anthropic's two halves. Both are cumulative, so the later one counts; but a zero in it takes nothing back,
+    because relays fill in zeros for what they do not know at that point."""
+    known = {key: value for key, value in delta.items() if value is not None and (value or not start.get(key))}
+    return {**start, **known}
+
+
+def _finish_reason(event: Mapping[str, Any], body: Mapping[str, Any]) -> str:
+    """Chat: the last choice's; Anthropic: the stop reason; Responses: the reason of an incomplete one, else status."""
+    choices = event.get("choices")
+    for choice in reversed(choices) if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and _text(choice.get("finish_reason")):
+            return _text(choice["finish_reason"])
+    delta = event.get("delta")
+    reason = _text(body.get("stop_reason")) or _text(delta.get("stop_reason") if isinstance(delta, dict) else None)
+    details = body.get("incomplete_details")
+    status = _text(body.get("status"))
+    if reason or status in ("", "in_progress", "queued"):
+        return reason
+    return _text(details.get("reason") if isinstance(details, dict) else None) or status
+
+
+def _error(event: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The error's own object, with a `message` where the answer has one; None where nothing went wrong."""
+    error = event.get("error") or body.get("error")
+    if not error and event.get("type") == "error":
+        error = {key: value for key, value in event.items() if key != "type"}
+    if not error:
+        return None
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,194 @@
+"""The gateway program: everything is wired here, started, and stopped in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from gateway import health, metrics, pipeline
+from gateway.book import KeyBook
+from gateway.budget import Budget
+from gateway.families import BASE_PATH, FAMILIES, Family
+from gateway.gate import GATE, Gate
+from gateway.headers import CALL_ID
+from gateway.journal import Journal
+from gateway.models import ModelList, models
+from gateway.redis_link import RedisLink
+from gateway.refusals import Refusal, response
+from gateway.replay import replay
+from gateway.upstream import Upstream
+from shared import logs
+from shared.settings import GatewaySettings
+
+COUNTERS: Final = 2
+"""Threads for the tokenizer, which lets go of the interpreter lock while it counts."""
+LOADED_S_MAX: Final = 10.0
+"""Seconds that the start waits for keys and prices; without them it goes on, not ready."""
+HEADER_BYTES_MAX: Final = 32 * 1024
+KEEP_ALIVE_S: Final = 75.0
+
+log = structlog.get_logger()
+
+
+def run(settings: GatewaySettings) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
+    logs.configure(settings.log, settings.log_level, "gateway")
+    uvloop.run(_run(settings))
+    return 0
+
+
+async def _run(settings: GatewaySettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with opened(settings) as gate, health.served(gate):
+        runner = web.AppRunner(
+            application(gate),
+            handle_signals=False,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=1.0,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, settings.gateway_host, settings.gateway_port, backlog=1024).start()
+            log.info("gateway_ready" if not gate.unfit else "gateway_waiting", reason=gate.unfit or None)
+            await stop.wait()
+            await _drain(gate, runner)
+        finally:
+            await runner.cleanup()
+
+
+async def _drain(gate: Gate, runner: web.AppRunner) -> None:
+    """Not ready, no new connections, running calls to their end; after drain_s the rest is ended as `drained`."""
+    gate.draining = True
+    log.info("draining", running=len(gate.budget.running))
+    for site in list(runner.sites):
+        await site.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(gate.settings.drain_s):
+            await gate.budget.idle.wait()
+    gate.cutting = True
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: GatewaySettings) -> Any:
+    """All parts, started in the order of their needs and closed in reverse; every closed call is settled before."""
+    name = settings.gateway_name or f"{socket.gethostname()}-{os.getpid()}"
+    settings.home.mkdir(parents=True, exist_ok=True)
+    tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(work: Awaitable[Any]) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    link = RedisLink(settings.redis_url)
+    book = KeyBook(settings.redis_url)
+    journal = Journal(settings.home, name)
+    upstream = Upstream(settings.upstream_url, settings.upstream_key, settings.first_byte_timeout_s)
+    budget = Budget(link, ttl_s=settings.hold_ttl_s, stream_entries_max=settings.stream_entries_max, spawn=spawn)
+    counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
+    gate = Gate(
+        settings=settings,
+        name=name,
+        book=book,
+        link=link,
+        budget=budget,
+        journal=journal,
+        upstream=upstream,
+        models=ModelList(upstream),
+        counters=counters,
+        spawn=spawn,
+    )
+    await link.start()
+    await book.start(LOADED_S_MAX)
+    replay(settings.home, journal, budget)
+    upkeep = [asyncio.create_task(budget.keep_alive()), asyncio.create_task(_keep_journal(journal))]
+    try:
+        yield gate
+    finally:
+        for task in upkeep:
+            task.cancel()
+        # What is being counted or settled ends here; what Redis does not take is in the journal.
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        await upstream.close()
+        await book.close()
+        await link.close()
+        counters.shutdown(wait=False, cancel_futures=True)
+        journal.close()
+        log.info("gateway_stopped", unsettled=budget.unsettled)
+
+
+async def _keep_journal(journal: Journal) -> None:
+    """Sync each second, off the loop; drop old segments; see whether a disk that was full has room again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(1)
+        try:
+            await loop.run_in_executor(None, journal.keep)
+        except OSError as error:
+            journal.failing = True
+            log.error("journal_sync_failed", error=str(error))  # noqa: TRY400
+        else:
+            if journal.failing:
+                journal.probe()
+
+
+def application(gate: Gate) -> web.Application:
+    """The public port: the endpoint families, and one clear refusal for everything else."""
+    app = web.Application(middlewares=[_refuse], client_max_size=gate.settings.body_bytes_max)
+    app[GATE] = gate
+    for family in FAMILIES:
+        handler = models if family.name == "models" else _metered(family)
+        app.router.add_route(family.method, BASE_PATH + family.path, handler)
+    app.router.add_route("*", "/{path:.*}", _unknown)
+    return app
+
+
+def _metered(family: Family) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return await pipeline.serve(request, family)
+
+    return serve
+
+
+async def _unknown(request: web.Request) -> web.StreamResponse:
+    allowed = [family.method for family in FAMILIES if BASE_PATH + family.path == request.path]
+    if allowed:
+        raise Refusal("method_not_allowed", allowed=", ".join(allowed))
+    raise Refusal("unknown_path", path=request.path)
+
+
+@web.middleware
+async def _refuse(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """A refusal becomes its answer, and one log line."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        gate = request.app[GATE]
+        metrics.REFUSALS.labels(refusal.code).inc()
+        log.info("refused", code=refusal.code, method=request.method, path=request.path)
+        answer = response(refusal, gate.settings.language, request.get("call_id", ""))
+        if not request.content.at_eof():
+            answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
+        return answer
+
+
+__all__ = ["CALL_ID", "application", "opened", "run"]

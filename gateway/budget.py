@@ -1,0 +1,279 @@
+"""Holds in Redis: reserve before a call, extend while it streams, settle or void after it. Each is closed once."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from gateway.admission import Bounds, Call, affordable_tokens
+from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
+from gateway.refusals import Refusal
+from shared import events, ids, redis_keys
+from shared.events import AccountSeen, UsageEvent
+from shared.units import format_credits
+
+PLANS_KNOWN_MAX: Final = 100_000
+"""Accounts whose plan is remembered because it is not their key's plan."""
+UNSETTLED_MAX: Final = 50_000
+"""Closed calls that wait in memory for Redis to come back; their S records are on disk."""
+SETTLE_RETRY_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class PlanDiffersError(Exception):
+    """The account has another plan than assumed: price the call again."""
+
+    def __init__(self, plan: str) -> None:
+        super().__init__(plan)
+        self.plan = plan
+
+
+class ExhaustedError(Exception):
+    """The credit does not cover what was asked for."""
+
+    def __init__(self, spendable_mc: int) -> None:
+        super().__init__(spendable_mc)
+        self.spendable_mc = spendable_mc
+
+
+class Hold:
+    """Credit set aside for one running call."""
+
+    def __init__(self, call: Call, bounds: Bounds, held_mc: int, mode: str, draft: UsageEvent) -> None:
+        self.call = call
+        self.bounds = bounds
+        self.held_mc = held_mc
+        self.mode = mode
+        self.draft = draft
+        """The event that is booked if this process dies now."""
+        self.exhausted = False
+        """More was refused, and what is held is used up."""
+        self.closing = False
+        """Somebody is closing this call: nobody else may."""
+        self.closed = False
+
+    @property
+    def output_tokens(self) -> int:
+        """How much output the hold covers, over all choices."""
+        return affordable_tokens(self.bounds, self.held_mc)
+
+    @property
+    def capped(self) -> bool:
+        """The hold covers less than the answer may be, and nothing but the upstream can end it in time."""
+        return self.mode == "enforce" and not self.bounds.stoppable and self.held_mc < self.bounds.full_mc
+
+
+class Budget:
+    """The gateway's side of the projection. Raises Refusal `not_ready` while Redis is away."""
+
+    def __init__(
+        self, link: RedisLink, *, ttl_s: int, stream_entries_max: int, spawn: Callable[[Awaitable[Any]], object]
+    ) -> None:
+        self._link = link
+        self._ttl_s = ttl_s
+        self._stream_entries_max = stream_entries_max
+        self._spawn = spawn
+        self._plans: OrderedDict[UUID, str] = OrderedDict()
+        self.running: dict[UUID, Hold] = {}
+        """Holds that are open: calls between their reservation and their close."""
+        self.idle = asyncio.Event()
+        """Set while no hold is open."""
+        self.idle.set()
+        self._unsettled: OrderedDict[UUID, UsageEvent | Call] = OrderedDict()
+        self._settling = False
+
+    @property
+    def unsettled(self) -> int:
+        """Closed calls that Redis has not confirmed yet."""
+        return len(self._unsettled)
+
+    def plan_of(self, call_plan: str, account_id: UUID) -> str:
+        """The plan to price with: the account's if it is known to differ, else the key's."""
+        return self._plans.get(account_id, call_plan)
+
+    async def reserve(self, call: Call, bounds: Bounds, draft: UsageEvent, allowance_mc: int) -> Hold:
+        """Hold credit for a call.
+
+        Raises PlanDiffersError, ExhaustedError, and Refusal `account_blocked`, `unknown_account`, `not_ready`.
+        """
+        caller, shard = call.caller, call.caller.shard
+        seen = b""
+        if caller.external_id:
+            seen = events.encode(
+                AccountSeen(
+                    account_id=caller.account_id,
+                    directory_id=caller.key.directory_id,
+                    external_id=caller.external_id,
+                    plan=call.rates.plan,
+                    allowance_mc=allowance_mc,
+                    seen_at_us=call.started_at_us,
+                    email=caller.labels.email,
+                    name=caller.labels.name,
+                    role=caller.labels.role,
+                )
+            )
+        keys = (
+            redis_keys.epoch(shard),
+            redis_keys.account(shard, caller.account_id),
+            redis_keys.holds(shard, caller.account_id),
+            redis_keys.deadlines(shard),
+            redis_keys.usage_stream(shard),
+        )
+        arguments = (
+            str(caller.account_id),
+            str(call.event_id),
+            call.rates.plan,
+            bounds.full_mc,
+            bounds.slice_mc,
+            bounds.least_mc,
+            self._ttl_s,
+            self._stream_entries_max,
+            events.encode(draft),
+            seen,
+            allowance_mc,
+        )
+        try:
+            verdict, *facts = await self._link.run("reserve", keys, arguments)
+        except asyncio.CancelledError:
+            self._enqueue(call.event_id, call)  # the client left: whatever was held is given back
+            raise
+        except (RedisAwayError, RedisAnswerError) as error:
+            # The answer may be lost, and the hold made: nothing was sent, so it is given back.
+            log.warning("reserve_failed", error=str(error))
+            self._enqueue(call.event_id, call)
+            raise Refusal("not_ready") from error
+        match verdict:
+            case b"ok":
+                hold = Hold(call, bounds, facts[0], facts[2].decode(), draft)
+                self.running[call.event_id] = hold
+                self.idle.clear()
+                return hold
+            case b"plan":
+                self._remember_plan(caller.account_id, facts[0].decode())
+                raise PlanDiffersError(facts[0].decode())
+            case b"exhausted":
+                raise ExhaustedError(facts[0])
+            case b"blocked":
+                raise Refusal("account_blocked")
+            case b"unknown":
+                raise Refusal("unknown_account")
+            case _:
+                log.warning("admission_closed", reason=verdict.decode(), shard=shard)
+                raise Refusal("not_ready")
+
+    async def extend(self, hold: Hold, more_mc: int) -> bool:
+        """Keep a hold alive, note its draft, hold more. False: the credit does not suffice.
+
+        While Redis is away the answer is True: running streams finish.
+        """
+        caller, shard = hold.call.caller, hold.call.caller.shard
+        keys = (
+            redis_keys.account(shard, caller.account_id),
+            redis_keys.holds(shard, caller.account_id),
+            redis_keys.deadlines(shard),
+        )
+        arguments = (
+            str(caller.account_id),
+            str(hold.call.event_id),
+            more_mc,
+            self._ttl_s,
+            hold.draft.charge_mc,
+            events.encode(hold.draft),
+        )
+        try:
+            verdict, *facts = await self._link.run("extend", keys, arguments)
+        except (RedisAwayError, RedisAnswerError) as error:
+            log.warning("extend_failed", error=str(error))
+            return True
+        if verdict != b"gone":
+            hold.held_mc = facts[0]
+        return bool(verdict != b"refused")
+
+    async def keep_alive(self) -> None:
+        """Renew every open hold, twice within its time to live, for as long as the gateway runs."""
+        while True:
+            await asyncio.sleep(self._ttl_s / 3)
+            if self._link.ready:
+                await asyncio.gather(*(self.extend(hold, 0) for hold in list(self.running.values())))
+
+    def settle(self, hold: Hold, event: UsageEvent) -> None:
+        """Report a closed call, now or as soon as Redis is back. Its S record is on disk already."""
+        self._close(hold, event)
+
+    def void(self, hold: Hold) -> None:
+        """Give a hold back: the call came to nothing."""
+        self._close(hold, hold.call)
+
+    def resettle(self, event: UsageEvent) -> None:
+        """Report a call that a journal holds; harmless where it was reported before."""
+        self._enqueue(event.event_id, event)
+
+    def _close(self, hold: Hold, fact: UsageEvent | Call) -> None:
+        assert not hold.closed, "a hold is closed once"
+        hold.closed = True
+        del self.running[hold.call.event_id]
+        if not self.running:
+            self.idle.set()
+        self._enqueue(hold.call.event_id, fact)
+
+    def _enqueue(self, event_id: UUID, fact: UsageEvent | Call) -> None:
+        if len(self._unsettled) >= UNSETTLED_MAX:
+            # Its record is in the journal, which the next start settles.
+            dropped, _ = self._unsettled.popitem(last=False)
+            log.error("unsettled_overflow", event=str(dropped), limit=UNSETTLED_MAX)
+        self._unsettled[event_id] = fact
+        self._spawn(self._settle(event_id, fact))
+
+    async def _settle(self, event_id: UUID, fact: UsageEvent | Call) -> None:
+        """One attempt. What fails stays in `_unsettled` for `settle_rest`."""
+        void = isinstance(fact, Call)
+        account_id = fact.caller.account_id if isinstance(fact, Call) else fact.account_id
+        shard = ids.shard_of(account_id)
+        keys = (
+            redis_keys.account(shard, account_id),
+            redis_keys.holds(shard, account_id),
+            redis_keys.unposted(shard, account_id),
+            redis_keys.deadlines(shard),
+            redis_keys.usage_stream(shard),
+        )
+        charge_mc = 0 if isinstance(fact, Call) else fact.charge_mc
+        payload = b"" if isinstance(fact, Call) else events.encode(fact)
+        try:
+            await self._link.run("settle", keys, (str(account_id), str(event_id), charge_mc, payload))
+        except (RedisAwayError, RedisAnswerError) as error:
+            log.warning("settle_failed", event=str(event_id), void=void, error=str(error))
+            self._retry_later()
+            return
+        self._unsettled.pop(event_id, None)
+
+    def _retry_later(self) -> None:
+        if not self._settling:
+            self._settling = True
+            self._spawn(self._settle_rest())
+
+    async def _settle_rest(self) -> None:
+        """Try again what failed, in order, until all is confirmed."""
+        try:
+            while self._unsettled:
+                await asyncio.sleep(SETTLE_RETRY_S)
+                if self._link.ready:
+                    for event_id, fact in list(self._unsettled.items()):
+                        await self._settle(event_id, fact)
+        finally:
+            self._settling = False
+
+    def _remember_plan(self, account_id: UUID, plan: str) -> None:
+        self._plans[account_id] = plan
+        self._plans.move_to_end(account_id)
+        if len(self._plans) > PLANS_KNOWN_MAX:
+            self._plans.popitem(last=False)
+
+
+def exhausted(error: ExhaustedError, credits_url: str, language: str) -> Refusal:
+    """The refusal of a call whose exact cost does not fit."""
+    link = f" {credits_url}" if credits_url else ""
+    return Refusal("credit_exhausted", balance=format_credits(max(0, error.spendable_mc), language), link=link)

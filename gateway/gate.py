@@ -1,0 +1,68 @@
+"""What every call of one gateway process shares. Built in app.py, passed to the phases of a call."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from aiohttp import web
+
+from gateway.book import KeyBook
+from gateway.budget import Budget
+from gateway.journal import Journal
+from gateway.redis_link import RedisLink
+from gateway.upstream import Upstream
+from shared import ids
+from shared.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from gateway.models import ModelList
+
+
+@dataclass(slots=True, kw_only=True)
+class Gate:
+    """The parts of the gateway, and what is no function of its input: time, ids and tasks."""
+
+    settings: GatewaySettings
+    name: str
+    book: KeyBook
+    link: RedisLink
+    budget: Budget
+    journal: Journal
+    upstream: Upstream
+    models: "ModelList"
+    counters: Executor
+    """Runs the tokenizer, off the event loop."""
+    spawn: Callable[[Awaitable[Any]], "asyncio.Task[Any]"]
+    """Runs something to its end, whatever becomes of the request that it is for."""
+    draining: bool = False
+    cutting: bool = False
+    """Draining has taken too long: what still runs is being ended."""
+
+    @staticmethod
+    def now_us() -> int:
+        return time.time_ns() // 1000
+
+    @staticmethod
+    def new_event_id() -> UUID:
+        return ids.uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+
+    @property
+    def unfit(self) -> str:
+        """Why no call can begin now; empty where one can."""
+        if self.draining:
+            return "draining"
+        if not self.book.loaded:
+            return "keys and prices are not loaded"
+        if not self.link.ready:
+            return "Redis is away"
+        if self.journal.failing:
+            return "the journal cannot be written"
+        return ""
+
+
+GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)

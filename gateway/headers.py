@@ -1,0 +1,62 @@
+"""Headers on their way: what of the client's goes upstream, and what of the upstream's comes back."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from gateway.admission import Call
+from gateway.upstream import HOP_BY_HOP
+from gateway.upstream_connection import Head
+
+CALL_ID: Final = "X-Sundial-Call-Id"
+
+_NOT_UPSTREAM: Final = HOP_BY_HOP | {
+    b"authorization",  # ours, not the client's
+    b"api-key",
+    b"x-api-key",
+    b"host",
+    b"content-length",  # the body may have grown
+    b"accept-encoding",  # a compressed stream cannot be read for its usage
+    b"expect",
+    b"cookie",
+    b"x-forwarded-for",
+}
+_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"content-length", b"date", b"server"}
+
+
+def to_upstream(request: web.Request, call: Call) -> list[tuple[bytes, bytes]]:
+    """The client's headers less those of the connection, of the credentials and of the identity; plus ours.
+
+    LiteLLM echoes `x-litellm-call-id`, and keeps `x-litellm-end-user-id` for its own logs. All others of its name would
+    let a client steer it, e.g. make it repeat a call: they stay here too.
+    """
+    named = _listed(value for name, value in request.raw_headers if name.lower() == b"connection")
+    headers = [
+        (name, value)
+        for name, value in request.raw_headers
+        if (lower := name.lower()) not in _NOT_UPSTREAM
+        and not lower.startswith((b"x-sundial-", b"x-litellm-"))
+        and lower not in named
+    ]
+    headers.append((b"accept-encoding", b"identity"))
+    headers.append((b"x-litellm-call-id", str(call.event_id).encode()))
+    headers.append((b"x-litellm-end-user-id", str(call.caller.account_id).encode()))
+    return headers
+
+
+def to_client(head: Head, call_id: str) -> CIMultiDict[str]:
+    """The upstream's headers less those of the connection, plus the call's id."""
+    named = _listed(value for name, value in head.headers if name == b"connection")
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in head.headers:
+        if name not in _NOT_DOWNSTREAM and name not in named:
+            headers.add(name.decode("ascii", "replace"), value.decode("utf-8", "replace"))
+    headers[CALL_ID] = call_id
+    return headers
+
+
+def _listed(values: Iterable[bytes]) -> set[bytes]:
+    """Header names that Connection headers declare to be theirs."""
+    return {name.strip().lower() for value in values for name in value.split(b",")}

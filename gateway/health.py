@@ -1,0 +1,47 @@
+"""The metrics port: /livez, /readyz, /metrics."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway import metrics
+from gateway.gate import GATE, Gate
+
+
+@asynccontextmanager
+async def served(gate: Gate) -> AsyncIterator[None]:
+    """Serve the port for as long as the context is open."""
+    app = web.Application()
+    app[GATE] = gate
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
+    runner = web.AppRunner(app, handle_signals=False, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, gate.settings.gateway_metrics_host, gate.settings.gateway_metrics_port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _livez(_: web.Request) -> web.Response:
+    return web.Response(text="alive\n")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    """503 with the reason while no call can begin."""
+    reason = request.app[GATE].unfit
+    return web.Response(status=503 if reason else 200, text=f"{reason or 'ready'}\n")
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    gate = request.app[GATE]
+    metrics.RUNNING.set(len(gate.budget.running))
+    metrics.UNSETTLED.set(gate.budget.unsettled)
+    metrics.READY.set(0 if gate.unfit else 1)
+    metrics.REDIS_COMMANDS.set(gate.link.round_trips)
+    metrics.RESENT.set(gate.upstream.resent)
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,192 @@
+"""The gateway's local file: what was sent (D), what had streamed (C), what was used (S), what came to nothing (V).
+
+A D record is written before the upstream is called, the S record before the last bytes reach the client: from then on
+the usage is a fact, whatever happens to Redis or to this process. Records survive the death of the process as soon as
+they are written, and the death of the machine once they are synced, each second.
+
+One folder per process, held by a lock; a process that starts takes over the folders whose lock is free, that is, those
+of dead processes. A segment is lines of `crc32 kind json`: a torn last line is dropped, a line whose sum is wrong is
+skipped and counted, an empty line means nothing.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+
+SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
+SEGMENTS_MAX: Final = 64
+"""Segments of one process; beyond it the journal is full and no call begins."""
+SEGMENT_AGE_S_MAX: Final = 24 * 3600
+"""Age at which a segment is dropped: so far back a lost Redis or an older backup of Postgres can be made good."""
+PROBE_BYTES: Final = 4096
+"""Empty lines written to see whether the disk takes a whole block again."""
+_LOCK: Final = "lock"
+
+Kind = Literal[b"D", b"C", b"S", b"V"]
+
+log = structlog.get_logger()
+
+
+class JournalFullError(Exception):
+    """The disk or the journal's own bound is reached: no call may begin, running ones still close."""
+
+
+class Journal:
+    """The journal that this process writes. Not thread-safe but for `sync` and `keep`."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        # Locked before it gets its name: a process that starts at the same moment cannot take it for a dead one's.
+        self._folder = home / "journal" / f"{name}-{time.time_ns()}"
+        unnamed = self._folder.with_name(f".{self._folder.name}")
+        unnamed.mkdir(parents=True)
+        self._lock = _lock(unnamed)
+        unnamed.rename(self._folder)
+        self._number = 0
+        self._size = 0
+        self._descriptor = -1
+        self._full: list[int] = []
+        """Descriptors of full segments, closed by the thread that syncs them."""
+        self._dirty = False
+        self._torn = False
+        """The disk filled in mid-line: the next record begins on a line of its own."""
+        self.failing = False
+        """The last write failed: not ready until one succeeds."""
+        self._open_next()
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def write(self, kind: Kind, payload: bytes) -> None:
+        """Append one record. Raises JournalFullError; a record is then either whole or dropped when it is read."""
+        line = b"%s %s\n" % (kind, payload)
+        self._append(b"%08x %s" % (zlib.crc32(line), line))
+
+    def probe(self) -> None:
+        """See whether there is room again; meant for each second while `failing`, as no call begins then that would
+        write a record."""
+        with contextlib.suppress(JournalFullError):
+            self._append(b"\n" * PROBE_BYTES)
+
+    def _append(self, data: bytes) -> None:
+        self.failing = True
+        if self._torn:
+            data = b"\n" + data
+        try:
+            if self._size + len(data) > SEGMENT_BYTES_MAX:
+                self._open_next()
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            raise JournalFullError(str(error)) from error
+        self._size += written
+        self._dirty = True
+        self._torn = written < len(data)
+        if self._torn:
+            raise JournalFullError(f"only {written} of {len(data)} bytes were written")
+        self.failing = False
+
+    def sync(self) -> None:
+        """Flush to the disk; meant for a thread."""
+        while self._full:
+            descriptor = self._full.pop()
+            os.fsync(descriptor)
+            os.close(descriptor)
+        if self._dirty:
+            self._dirty = False
+            os.fsync(self._descriptor)
+
+    def keep(self) -> None:
+        """Upkeep, each second, from a thread: sync, and drop segments above the age limit but the last."""
+        self.sync()
+        for path in _segments(self._folder)[:-1]:
+            if time.time() - path.stat().st_mtime > SEGMENT_AGE_S_MAX:
+                path.unlink()
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._descriptor)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _open_next(self) -> None:
+        if len(_segments(self._folder)) >= SEGMENTS_MAX:
+            raise JournalFullError(f"{SEGMENTS_MAX} segments of {SEGMENT_BYTES_MAX} bytes are full")
+        self._number += 1
+        path = self._folder / f"{self._number:06d}.log"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self._descriptor >= 0:
+            self._full.append(self._descriptor)
+        self._descriptor, self._size, self._torn = descriptor, 0, False
+
+
+class DeadJournal:
+    """The journal of a process that is gone, taken over by this one."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self.folder = folder
+        self._lock = lock
+        self.damaged = 0
+        """Lines whose checksum was wrong, skipped."""
+
+    def records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(kind, payload) of every intact record, in the order of writing."""
+        for path in _segments(self.folder):
+            yield from self._read(path)
+
+    def _read(self, path: Path) -> Iterator[tuple[bytes, bytes]]:
+        data = path.read_bytes()
+        torn = len(data) - (data.rfind(b"\n") + 1)
+        if torn:
+            log.info("journal_torn_tail", path=path.name, bytes=torn)
+        for line in data[: len(data) - torn].split(b"\n"):
+            try:
+                intact = int(line[:8], 16) == zlib.crc32(line[9:] + b"\n") and line[8:9] == b" "
+            except ValueError:
+                intact = False
+            if intact:
+                yield line[9:10], line[11:]
+            elif line:
+                self.damaged += 1
+
+    def remove(self) -> None:
+        """Everything in it is in another journal: away with it. At once, as half of its records would tell another
+        story than all of them."""
+        doomed = self.folder.with_name(f".{self.folder.name}")
+        self.folder.rename(doomed)
+        shutil.rmtree(doomed)
+        os.close(self._lock)
+
+
+def dead_journals(home: Path, *, but: Path) -> list[DeadJournal]:
+    """The journals of processes that are gone, oldest first. Each is locked: no other process takes it too."""
+    folders = [path for path in sorted((home / "journal").glob("[!.]*-*")) if path.is_dir() and path != but]
+    return [DeadJournal(path, lock) for path in folders if (lock := _lock(path)) is not None]
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.log"))
+
+
+def _lock(folder: Path) -> int | None:
+    """The descriptor that holds the folder's lock; None where another living process holds it, or has removed it."""
+    path = folder / _LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None

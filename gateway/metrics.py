@@ -1,0 +1,30 @@
+"""Every metric of the gateway, each with its meaning. Never a user, account or call id in a label.
+
+Generic ones carry the names of OpenTelemetry's gen_ai conventions, ours begin with sundial_.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+CALLS = Counter("sundial_gateway_calls_total", "Closed calls.", ["family", "outcome", "evidence"])
+REFUSALS = Counter("sundial_gateway_refusals_total", "Requests that were refused, by code.", ["code"])
+TOKENS = Counter("gen_ai_client_token_usage_total", "Tokens booked.", ["gen_ai_token_type"])
+DURATION = Histogram(
+    "gen_ai_server_request_duration_seconds",
+    "From the request's first byte to the call's close.",
+    ["stream"],
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
+)
+FIRST_BYTE = Histogram(
+    "gen_ai_server_time_to_first_token_seconds",
+    "From the request's first byte to the first byte of the answer's body.",
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
+)
+CREDITS = Counter("sundial_gateway_charged_millicredits_total", "Charged by the gateway's own arithmetic.")
+COST = Counter("sundial_gateway_provider_cost_nanousd_total", "Provider cost by the gateway's own arithmetic.")
+RUNNING = Gauge("sundial_gateway_holds_open", "Calls between their reservation and their close.")
+UNSETTLED = Gauge("sundial_gateway_unsettled", "Closed calls that Redis has not confirmed yet.")
+READY = Gauge("sundial_gateway_ready", "1 while calls can begin.")
+REDIS_COMMANDS = Gauge("sundial_gateway_redis_commands", "Commands sent to Redis since the start.")
+RESENT = Gauge("sundial_gateway_upstream_resent", "Requests sent again because a kept connection had died.")
+JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
+JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")

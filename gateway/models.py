@@ -1,0 +1,137 @@
+"""`GET /v1/models`: the upstream's list, less what this key's plan does not allow or no price is known of, with prices.
+
+LibreChat asks for it with every page, uncached, and gives up after five seconds; it is never refused for lack of
+credit. Entries carry `pricing` (US dollars per token, as strings) and `context_length`, which LibreChat shows.
+"""
+
+import asyncio
+import time
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from gateway.gate import GATE, Gate
+from gateway.identity import find_key, identify
+from gateway.refusals import Refusal
+from gateway.upstream import Upstream
+from gateway.upstream_connection import UpstreamError
+from shared import pricing
+from shared.pricing import PricedModel
+from shared.projection import Catalog, Plan
+
+KEPT_S: Final = 10.0
+"""Seconds for which the upstream's list is believed."""
+LIST_S_MAX: Final = 4.0
+"""Seconds that the upstream has to give its list: LibreChat waits for five."""
+LIST_BYTES_MAX: Final = 4 * 1024 * 1024
+
+log = structlog.get_logger()
+
+
+class ModelList:
+    """The upstream's list of models, asked for once for all who ask at the same time."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._names: list[dict[str, Any]] = []
+        self._until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def get(self) -> list[dict[str, Any]]:
+        """The entries, as the upstream gives them. Raises Refusal `upstream_unavailable` while none are known."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() >= self._until:
+                try:
+                    async with asyncio.timeout(LIST_S_MAX):
+                        self._names = await self._ask()
+                except (UpstreamError, TimeoutError, ValueError) as error:
+                    log.warning("model_list_failed", error=f"{type(error).__name__}: {error}")
+                    if not self._names:
+                        raise Refusal("upstream_unavailable") from error
+                self._until = loop.time() + KEPT_S
+        return self._names
+
+    async def _ask(self) -> list[dict[str, Any]]:
+        async with self._upstream.send("GET", "/models", [(b"accept-encoding", b"identity")], b"") as answer:
+            body = _Body()
+            answer.listen(body)
+            data = await body.whole
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+        entries = msgspec.json.decode(data).get("data")
+        return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+class _Body:
+    """Sink that waits for a small body."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def on_body(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= LIST_BYTES_MAX:
+            self._parts.append(data)
+        elif not self.whole.done():
+            self.whole.set_exception(ValueError(f"list above {LIST_BYTES_MAX} bytes"))
+
+    def on_end(self) -> None:
+        if not self.whole.done():
+            self.whole.set_result(b"".join(self._parts))
+
+    def on_broken(self, error: UpstreamError) -> None:
+        if not self.whole.done():
+            self.whole.set_exception(error)
+
+
+async def models(request: web.Request) -> web.Response:
+    """The models that this caller may use."""
+    gate: Gate = request.app[GATE]
+    if not gate.book.loaded:
+        raise Refusal("not_ready")
+    key = find_key(request.headers.get("Authorization"), gate.book.keys, time.time())
+    # Titles, agents and the list itself may ask without a user: an unnamed caller sees the key's plan.
+    plan_name = key.plan
+    if "X-Sundial-User-Id" in request.headers or key.kind == "personal":
+        caller = identify(key, request.headers)
+        plan_name = gate.budget.plan_of(key.plan, caller.account_id)
+    catalog = gate.book.catalog
+    entries = offered(await gate.models.get(), catalog, catalog.plans[plan_name])
+    return web.Response(body=msgspec.json.encode({"object": "list", "data": entries}), content_type="application/json")
+
+
+def offered(entries: list[dict[str, Any]], catalog: Catalog, plan: Plan) -> list[dict[str, Any]]:
+    """The entries that `plan` allows and the catalog prices, each with its price."""
+    found = []
+    for entry in entries:
+        name = entry["id"]
+        model = pricing.resolve(catalog.models, name)
+        if model is None or (plan.models and not any(fnmatchcase(name, pattern) for pattern in plan.models)):
+            continue
+        found.append({**entry, **_price_tag(model)})
+    return found
+
+
+def _price_tag(model: PricedModel) -> dict[str, Any]:
+    """OpenRouter's fields, which LibreChat reads."""
+    tag: dict[str, Any] = {}
+    prompt, completion = (pricing.rate_of(model.rates, kind, model.unpriced) for kind in ("input", "output"))
+    if prompt is not None or completion is not None:
+        scale = 10 ** (15 + model.rate_digits)
+        tag["pricing"] = {"prompt": _usd(prompt or 0, scale), "completion": _usd(completion or 0, scale)}
+    if model.input_max:
+        tag["context_length"] = model.input_max
+    return tag
+
+
+def _usd(rate: int, scale: int) -> str:
+    """A rate as plain decimal US dollars per token: `0.00000015`."""
+    digits = len(str(scale)) - 1
+    text = f"{rate:0{digits + 1}d}"
+    return f"{text[:-digits]}.{text[-digits:]}".rstrip("0").rstrip(".")

@@ -1,0 +1,150 @@
+"""The life of a call: identify, admit, reserve, send, relay, close. Each phase refuses by raising Refusal.
+
+What each phase leaves behind when the next one fails:
+  reserve fails   nothing (a hold whose answer was lost expires uncharged)
+  send fails      the hold is voided, unless the upstream may be at work: then the call is booked at nothing
+  relay fails     what came is counted and booked
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from gateway import budget, closing
+from gateway.admission import Call, admit, bound, permit, with_cap
+from gateway.budget import ExhaustedError, Hold, PlanDiffersError
+from gateway.families import BASE_PATH, Family
+from gateway.gate import GATE, Gate
+from gateway.headers import to_upstream
+from gateway.identity import find_key, identify
+from gateway.journal import JournalFullError
+from gateway.refusals import Refusal
+from gateway.running import relay
+from gateway.settlement import LOST, NOTHING, usage_event
+from gateway.upstream import Answer
+from gateway.upstream_connection import UpstreamError
+from shared import events
+
+BODY_S_MAX: Final = 60.0
+"""Seconds in which a request's body must have come."""
+PRICINGS_MAX: Final = 3
+"""Attempts to reserve: with the key's plan, with the account's, with the input counted exactly."""
+
+log = structlog.get_logger()
+
+
+async def serve(request: web.Request, family: Family) -> web.StreamResponse:
+    """One metered call, from its first byte to its close."""
+    gate = request.app[GATE]
+    call = await admission(request, family, gate)
+    async with reserve(gate, call) as hold, send(gate, hold, request) as answer:
+        return await relay(gate, hold, request, answer)
+
+
+async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
+    """Who is calling, and what for. Refusals: 400, 401, 403, 408, 413, 415, 503."""
+    started_at_us, started_s = gate.now_us(), asyncio.get_running_loop().time()
+    if gate.unfit:
+        raise Refusal("not_ready")
+    key = find_key(request.headers.get("Authorization"), gate.book.keys, time.time())
+    caller = identify(key, request.headers)
+    catalog = gate.book.catalog
+    plan = catalog.plans.get(gate.budget.plan_of(key.plan, caller.account_id))
+    if plan is None or plan.card not in catalog.cards:
+        raise Refusal("not_ready")  # a key that is ahead of this catalog
+    event_id = gate.new_event_id()
+    request["call_id"] = str(event_id)
+    body = await read_body(request, gate.settings.body_bytes_max)
+    return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
+
+
+async def read_body(request: web.Request, bytes_max: int) -> bytes:
+    """The request's body. Refusals: 408, 413, 415."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refusal("unsupported_encoding")
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal("body_timeout", limit_s=int(BODY_S_MAX)) from None
+    except web.HTTPRequestEntityTooLarge:
+        raise Refusal("body_too_large", limit_mb=bytes_max // (1024 * 1024)) from None
+
+
+@asynccontextmanager
+async def reserve(gate: Gate, call: Call) -> AsyncIterator[Hold]:
+    """Credit for the call. Leaving closes the hold once, whatever happened: where nothing was booked it is voided.
+
+    Refusals: 402, 403, 503.
+    """
+    hold = await _hold(gate, call)
+    try:
+        try:
+            gate.journal.write(b"D", events.encode(hold.draft))
+        except JournalFullError as error:
+            log.error("journal_full", error=str(error))  # noqa: TRY400 (the reason says it all)
+            raise Refusal("not_ready") from error
+        yield hold
+    finally:
+        if not hold.closing:
+            closing.void(gate, hold)
+
+
+async def _hold(gate: Gate, call: Call) -> Hold:
+    exact = False
+    for _ in range(PRICINGS_MAX):
+        bounds = bound(call.ask, call.rates, call.input_tokens, gate.settings.slice_tokens)
+        catalog = gate.book.catalog
+        draft = usage_event(
+            call, catalog, NOTHING, LOST, now_us=gate.now_us(), held_mc=bounds.slice_mc, gateway=gate.name
+        )
+        try:
+            return await gate.budget.reserve(call, bounds, draft, catalog.plans[call.rates.plan].allowance_mc)
+        except PlanDiffersError as other:
+            plan = catalog.plans.get(other.plan)
+            if plan is None or plan.card not in catalog.cards:
+                raise Refusal("not_ready") from other  # a plan that this catalog does not know yet
+            call = call.repriced(permit(call.ask, plan, catalog), call.input_tokens)
+        except ExhaustedError as short:
+            # Nobody is refused on an estimate: count the input exactly before the answer is no.
+            if exact:
+                raise budget.exhausted(short, gate.settings.credits_url, gate.settings.language) from short
+            exact = True
+            tokens = await closing.count_prompt_exactly(gate, call)
+            if tokens >= call.input_tokens:
+                raise budget.exhausted(short, gate.settings.credits_url, gate.settings.language) from short
+            call = call.repriced(call.rates, tokens)
+    raise Refusal("not_ready")  # the account's plan changed under our hands, again and again
+
+
+@asynccontextmanager
+async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[Answer]:
+    """The upstream's answer, its head. Refusals: 502, 504."""
+    call = hold.call
+    body = with_cap(call.rates, call.body, hold.output_tokens // call.ask.choices) if hold.capped else call.body
+    headers = to_upstream(request, call)
+    try:
+        async with gate.upstream.send(call.family.method, call.family.path, headers, body) as answer:
+            yield answer
+    except UpstreamError as error:
+        # Only from before the head: later breaks are the relay's. Nothing was sent, or it came to nothing: void. Sent
+        # and never answered: the upstream may be at work and bill it, so it is booked, at nothing.
+        log.warning("upstream_failed", code=error.code, error=str(error), event=str(call.event_id))
+        if error.code == "upstream_timeout":
+            closing.unanswered(gate, hold, "timeout")
+            raise Refusal("upstream_timeout") from error
+        raise Refusal("upstream_unavailable") from error
+    except asyncio.CancelledError:
+        if not hold.closing:
+            closing.unanswered(gate, hold, "drained" if gate.cutting else "client_gone")
+        raise
+
+
+def route(family: Family) -> tuple[str, str]:
+    """Method and path under which clients call a family."""
+    return family.method, BASE_PATH + family.path

@@ -1,0 +1,201 @@
+"""Counts an answer that no provider counted: what was produced, as far as it came.
+
+`Transcript.add` costs some microseconds an event and may run anywhere; counting runs the tokenizer and belongs into a
+worker thread.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.recount.answer import Answer, Part
+from gateway.recount.foreign import Foreign, foreign_of
+from gateway.recount.history import wrapper
+from gateway.recount.profiles import is_openai, may_think, profile_of
+from gateway.recount.tally import Recount, Tally
+from gateway.recount.vocabulary import encoding_for, load
+
+EVENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Largest event, and largest answer without events, that is read; a larger one is passed over and flagged."""
+
+BYTES_PER_TOKEN: Final = 3
+"""For the cheap estimate: prose has four or more bytes a token, JSON and digits about three."""
+
+UNREAD_PER_TOKEN: Final = 4
+"""Bytes or characters a token, of what could not be kept or read."""
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What an answer that came to its end bills beside its texts: recipients, channels, the final mark. In tokens."""
+
+    text: int
+    call: int
+    calls: int
+    """Several calls at once, beside the wrapper that holds them."""
+
+
+_ENDINGS: Final = {
+    ("chat", False): Ending(text=0, call=7, calls=8),
+    ("chat", True): Ending(text=10, call=18, calls=18),
+    ("responses", False): Ending(text=1, call=8, calls=8),
+    ("responses", True): Ending(text=4, call=11, calls=11),
+}
+"""(family, whether the model thinks) → what was measured of OpenAI's models."""
+
+
+def count_completion(family: str, model: str, raw: bytes | Mapping[str, Any]) -> Recount:
+    """Tokens of an answer: the bytes received so far (events or JSON, cut anywhere), or a whole parsed answer.
+
+    An answer that was cut counts exactly the tokens of the text in its whole events. One that ended, and says why,
+    counts also what OpenAI bills beside the text. Raises VocabularyMissing.
+    """
+    transcript = Transcript(family)
+    if isinstance(raw, Mapping):
+        transcript.take_answer(raw)
+    else:
+        transcript.add(bytes(raw))
+    return transcript.count(model)
+
+
+class Transcript(Answer):
+    """An answer gathered from its raw bytes, which may be cut anywhere. Memory: its text, and one event."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__(family)
+        self._events = 0
+        self._rest = b""
+        self._data = b""
+        self._skipping = False
+        self._begun = False
+
+    def add(self, raw: bytes) -> None:
+        """Takes the next bytes of the answer, decompressed and in order."""
+        data = self._rest + raw if self._rest else raw
+        if not self._begun:
+            data = data.removeprefix(_BOM)
+            self._begun = len(data) >= len(_BOM)
+        start = 0
+        if not self._is_json(data):
+            while (end := _line_end(data, start)) >= 0:
+                self._line(data[start:end])
+                start = end + 1
+        self._rest = data[start:] if start else data
+        if len(self._rest) > EVENT_BYTES_MAX:
+            self._rest = b""
+            self._skipping = True
+            self.flags.add("estimated")
+
+    def estimate(self) -> int:
+        """Tokens so far without the tokenizer, to extend a hold by: the larger of a third of the bytes and the events.
+
+        An upper estimate for prose in Latin script; docs/precision.md says how far above, and how seldom below.
+        """
+        return max(-(-self.text_bytes // BYTES_PER_TOKEN), self._events if self.parts else 0)
+
+    def count(self, model: str) -> Recount:
+        """Tokens so far in the vocabulary of `model`; more may be added afterwards. Raises VocabularyMissing."""
+        unread = self._read_json() + self.dropped
+        foreign = foreign_of(model)
+        tally = Tally(load(foreign.vocabulary) if foreign else encoding_for(model))
+        tally.flags |= self.flags
+        if may_think(model):
+            tally.flag("hidden_reasoning")
+        if not is_openai(model):
+            tally.flag("estimated")
+        if foreign:
+            _estimate_parts(tally, self, foreign)
+        else:
+            known = is_openai(model)
+            _count_parts(tally, self, _ENDINGS.get((self.family, profile_of(model).reasoning)) if known else None)
+        tally.add(unread // UNREAD_PER_TOKEN)
+        return tally.recount()
+
+    def _is_json(self, data: bytes) -> bool:
+        return not self._events and not self._skipping and data.lstrip()[:1] == b"{"
+
+    def _read_json(self) -> int:
+        """Reads the answer where it is one JSON object; bytes that could not be read, for it was cut."""
+        if not self._is_json(self._rest):
+            return 0
+        body = _decode(self._rest)
+        if body is None:
+            self.flags.add("estimated")
+            return len(self._rest)
+        self.take_answer(body)
+        self._rest = b""
+        return 0
+
+    def _line(self, line: bytes) -> None:
+        """Cases: the end of an event too large; the end of an event; data, whole or in several lines; the rest."""
+        if self._skipping:
+            self._skipping = False
+        elif not line.strip():
+            self._data = b""
+        elif line.startswith(b"data:"):
+            self._data = self._data + b"\n" + line[5:] if self._data else line[5:]
+            event = _decode(self._data)
+            if event is not None:
+                self._data = b""
+                self._events += 1
+                self.take_event(event)
+
+
+def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:
+    """Cases, for each choice: 1. it was cut, or another provider's; 2. it ended with text; 3. with calls."""
+    calls: dict[int, list[tuple[int, Part]]] = {}
+    texts: set[int] = set()
+    for (kind, number, _), part in answer.parts.items():
+        if kind == "call":
+            group = 0 if answer.family == "responses" else number
+            calls.setdefault(group, []).append((number, part))
+        else:
+            texts.add(number)
+            tally.text(part.text)
+    for made in calls.values():
+        ended = ending if all(number in answer.finished for number, _ in made) else None
+        forced = len(made) == 1 and answer.finished.get(made[0][0]) == "stop"
+        _count_calls(tally, [part for _, part in made], ended, forced)
+    if ending:
+        tally.add(ending.text * sum(number not in calls for number in texts & answer.finished.keys()))
+
+
+def _estimate_parts(tally: Tally, answer: Answer, foreign: Foreign) -> None:
+    """Texts scaled as prompts are; an answer that ended, and its calls, with what such answers were seen to bill."""
+    calls = 0
+    for (kind, _, _), part in answer.parts.items():
+        calls += kind == "call"
+        tally.text(part.name, part.text)
+    tally.tokens = tally.tokens * foreign.text_percent // 100
+    if answer.finished:
+        tally.add(foreign.ending_text + calls * foreign.ending_call)
+
+
+def _count_calls(tally: Tally, calls: list[Part], ending: Ending | None, forced: bool) -> None:
+    """Cases: cut; several at once, in one wrapper; one that was forced, whose name the prompt holds; one."""
+    if ending and len(calls) > 1:
+        tally.text(wrapper((call.name, call.text) for call in calls))
+        tally.add(ending.calls)
+        return
+    for call in calls:
+        tally.text(call.text)
+        if not (ending and forced):
+            tally.text(call.name)
+            tally.add(ending.call if ending else 0)
+
+
+def _decode(data: bytes) -> Mapping[str, Any] | None:
+    try:
+        event = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _line_end(data: bytes, start: int) -> int:
+    """Where the line that begins at `start` ends: LF, CRLF, or CR alone, which may not be the last byte."""
+    end = data.find(b"\n", start)
+    lone = data.find(b"\r", start, end if end >= 0 else len(data) - 1)
+    return lone if lone >= 0 and lone + 1 != end else end

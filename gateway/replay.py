@@ -1,0 +1,69 @@
+"""What dead processes left behind: their journals, settled by the next process that starts.
+
+Cases of one call, by its records: S: settled again (the meter knows events by their id, so a repeat is harmless).
+V: nothing. D, perhaps with C: the process died under it; it is booked as lost, at its last note.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import structlog
+
+from gateway import metrics
+from gateway.budget import Budget
+from gateway.journal import DeadJournal, Journal, JournalFullError, dead_journals
+from shared import events
+from shared.events import UnreadableEntryError, UsageEvent
+
+log = structlog.get_logger()
+
+
+def last_words(records: Iterable[tuple[bytes, bytes]]) -> Iterator[UsageEvent]:
+    """The event to book for each call of a journal. Pure."""
+    last: dict[str, tuple[bytes, UsageEvent]] = {}
+    for kind, payload in records:
+        try:
+            event = events.decode(payload)
+        except UnreadableEntryError as error:
+            log.error("journal_record_unreadable", error=str(error))  # noqa: TRY400
+            continue
+        if isinstance(event, UsageEvent):
+            call = str(event.event_id)
+            if last.get(call, (b"",))[0] not in (b"S", b"V"):  # a close is final, whatever stands behind it
+                last[call] = (kind, event)
+    yield from (event for kind, event in last.values() if kind != b"V")
+
+
+def replay(home: Path, own: Journal, budget: Budget) -> int:
+    """Take over the journals of dead processes: write their calls into our own, report them, remove theirs.
+
+    Returns the number of calls reported. Ours holds them from then on, for its own 24 hours. Where ours cannot be
+    written they are reported all the same, and the dead one's folder stays, locked, for the next start.
+    """
+    reported = 0
+    for dead in dead_journals(home, but=own.folder):
+        calls = list(last_words(dead.records()))
+        copied = _copied(calls, own, dead)
+        for event in calls:
+            budget.resettle(event)
+        reported += len(calls)
+        if dead.damaged:
+            metrics.JOURNAL_DAMAGED.inc(dead.damaged)
+            log.error("journal_damaged", folder=dead.folder.name, records=dead.damaged)
+        if copied:
+            dead.remove()
+    if reported:
+        log.info("journals_replayed", calls=reported)
+    return reported
+
+
+def _copied(calls: Iterable[UsageEvent], own: Journal, dead: DeadJournal) -> bool:
+    """Whether our journal holds all of them, on the disk."""
+    try:
+        for event in calls:
+            own.write(b"S", events.encode(event))
+        own.sync()
+    except (JournalFullError, OSError) as error:
+        log.error("journal_not_taken_over", folder=dead.folder.name, error=str(error))  # noqa: TRY400
+        return False
+    return True

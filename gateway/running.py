@@ -1,0 +1,221 @@
+"""A call while its answer streams: relayed, kept alive, its hold extended; and how it ends.
+
+The ends, by outcome:
+  complete         the upstream ended as it must; the last bytes leave after the S record is written
+  upstream_error   broken, or ended without saying so: the client must see that, never a clean end
+  timeout          silent for too long: as broken
+  exhausted        the credit ran out: the gateway ends the stream well, with the reason as text
+  client_gone      the client left (its handler is cancelled), or does not read: the upstream is stopped
+  drained          this process is going and could not wait any longer
+  lost             a fault of ours: what came is booked all the same
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from gateway import closing, farewell
+from gateway.budget import Hold
+from gateway.gate import Gate
+from gateway.headers import to_client
+from gateway.plain_tap import PlainTap
+from gateway.recount.completion import Transcript
+from gateway.refusals import sentence
+from gateway.relay import KEEPALIVE, Relay
+from gateway.settlement import Counted, Facts
+from gateway.sse import SseTap
+from gateway.upstream import Answer
+from shared.usage import Outcome, Usage
+
+END_S_MAX: Final = 0.25
+"""Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
+properly can be used again."""
+
+log = structlog.get_logger()
+
+
+async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Forward the answer and close the call. Returns when the client has all of it."""
+    head = answer.head
+    streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
+    response = web.StreamResponse(status=head.status, headers=to_client(head, str(hold.call.event_id)))
+    length = b"" if streams else head.get(b"content-length")
+    chunked = not length.isdigit() and request.version >= (1, 1)
+    if length.isdigit():
+        response.content_length = int(length)
+    elif chunked:
+        response.enable_chunked_encoding()
+    else:
+        response.force_close()
+    writer = await response.prepare(request)
+    assert writer is not None
+
+    family = hold.call.family.name
+    tap = SseTap(family, hold.call.strip_usage) if streams else PlainTap(family)
+    running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
+    try:
+        if await running.carry():
+            await response.write_eof()
+    except BaseException as error:
+        # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
+        if isinstance(error, asyncio.CancelledError):
+            running.abandon("drained" if gate.cutting else "client_gone")
+        else:
+            running.abandon("lost")
+        raise
+    return response
+
+
+class Running:
+    """One call whose answer is on its way."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        hold: Hold,
+        answer: Answer,
+        tap: SseTap | PlainTap,
+        relay: Relay,
+        writer: AbstractStreamWriter,
+    ) -> None:
+        self._gate = gate
+        self._hold = hold
+        self._answer = answer
+        self._tap = tap
+        self._relay = relay
+        self._writer = writer
+        self._transcript = Transcript(hold.call.family.name) if isinstance(tap, SseTap) else None
+
+    async def carry(self) -> bool:
+        """Relay to the end and close the call. True: the client may be given a clean end."""
+        self._answer.listen(self._relay)
+        outcome = await self._until_end()
+        if outcome == "complete":
+            self._relay.write(self._tap.finish())
+            if self._answer.status >= 400:
+                closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
+            else:
+                await self._close("upstream_error" if self._tap.error else outcome)
+            self._relay.write(self._tap.release())
+            return True
+        self._answer.stop()
+        counted = await self._close(outcome)
+        if outcome == "exhausted":
+            self._relay.write(self._farewell(counted.usage))
+            return True
+        self._relay.cut()
+        return False
+
+    def abandon(self, outcome: Outcome) -> None:
+        """End at once, from wherever the call is; what came is counted and booked by a task of its own."""
+        self._answer.stop()
+        self._relay.ending = True
+        if not self._hold.closing:
+            self._hold.closing = True
+            self._gate.spawn(self._close(outcome))
+        if outcome != "client_gone":
+            self._relay.cut()
+
+    # While it streams -------------------------------------------------------------------------------------
+
+    async def _until_end(self) -> Outcome:
+        relay, settings, tap = self._relay, self._gate.settings, self._tap
+        while True:
+            await relay.wait(settings.keepalive_s)
+            # The cases, in the order in which they count: broken, ended, a client that does not read, silence, text.
+            if relay.broken is not None:
+                log.warning("upstream_broke", code=relay.broken.code, error=str(relay.broken))
+                return "upstream_error"
+            if relay.complete or tap.done:
+                await relay.wait_complete(END_S_MAX)
+                return "complete" if self._ended_well() else "upstream_error"
+            if relay.stalled and not await relay.drain(self._writer):
+                log.warning("client_stalled", event=str(self._hold.call.event_id))
+                return "client_gone"
+            if relay.silence_s >= settings.idle_timeout_s:
+                return "timeout"
+            if isinstance(tap, SseTap):
+                if await self._look(tap):
+                    return "exhausted"
+                if relay.silence_s >= settings.keepalive_s and tap.at_boundary:
+                    relay.write(KEEPALIVE)
+
+    def _ended_well(self) -> bool:
+        """A stream must have said that it is over: a close alone looks like success to clients and may be none."""
+        tap = self._tap
+        return isinstance(tap, PlainTap) or bool(tap.done or tap.finish_reason or tap.error)
+
+    async def _look(self, tap: SseTap) -> bool:
+        """Compare what has streamed with the hold, and extend it in time. True: no credit is left, end the stream."""
+        hold, call = self._hold, self._hold.call
+        if not hold.exhausted and (raw := tap.take_raw()):
+            assert self._transcript is not None
+            self._transcript.add(raw)
+            output = self._transcript.estimate()
+            hold.draft = closing.event(self._gate, hold, self._estimated(output), self._facts("lost"))
+            closing.note(self._gate, hold)
+            ahead = self._gate.settings.slice_tokens * call.ask.choices
+            if hold.bounds.stoppable and output + ahead // 2 > hold.output_tokens:
+                granted = await self._gate.budget.extend(hold, hold.bounds.slice_mc - hold.bounds.input_mc)
+                if not granted and output >= hold.output_tokens:
+                    # Nobody is stopped on an estimate either.
+                    exact = await closing.count_output(self._gate, call, self._transcript)
+                    hold.exhausted = exact >= hold.output_tokens
+        if not hold.exhausted:
+            return False
+        if not tap.at_boundary:
+            self._relay.look_soon()  # never end inside an event
+            return False
+        self._relay.ending = True
+        return True
+
+    def _estimated(self, output: int) -> Counted:
+        return Counted(Usage(input=self._hold.call.input_tokens, output=output), "checkpoint", ("estimated",))
+
+    # At the end -------------------------------------------------------------------------------------------
+
+    async def _close(self, outcome: Outcome) -> Counted:
+        """Count, write the S record, settle. Waits only where there is no usage and the text must be counted."""
+        self._hold.closing = True
+        counted = closing.reported(self._hold.call, self._tap, outcome)
+        if counted is None:
+            # Shielded: a client that leaves while its text is being counted is charged all the same.
+            recount = closing.recount(self._gate, self._hold.call, self._tap, self._transcript)
+            booked = self._gate.spawn(self._book(recount, outcome))
+            return await asyncio.shield(booked)
+        closing.book(self._gate, self._hold, counted, self._facts(outcome))
+        return counted
+
+    async def _book(self, recount: Awaitable[Counted], outcome: Outcome) -> Counted:
+        counted = await recount
+        closing.book(self._gate, self._hold, counted, self._facts(outcome))
+        return counted
+
+    def _facts(self, outcome: Outcome) -> Facts:
+        head, tap = self._answer.head, self._tap
+        started_s, first_byte_s = self._hold.call.started_s, self._relay.first_byte_s
+        return Facts(
+            outcome=outcome,
+            status=head.status,
+            model=head.get(b"x-litellm-model-name").decode("utf-8", "replace") or tap.model,
+            service_tier=tap.service_tier,
+            upstream_call_id=head.get(b"x-litellm-call-id").decode("utf-8", "replace"),
+            upstream_cost_nano=closing.upstream_cost_nano(tap.usage_raw),
+            first_byte_us=int((first_byte_s - started_s) * 1_000_000) if first_byte_s else 0,
+        )
+
+    def _farewell(self, usage: Usage) -> bytes:
+        call, settings = self._hold.call, self._gate.settings
+        link = f" {settings.credits_url}" if settings.credits_url else ""
+        text = sentence("credit_ended", settings.language, link=link)
+        return farewell.chat(
+            model=self._tap.model or call.ask.model,
+            chunk_id=f"chatcmpl-{call.event_id}",
+            created=call.started_at_us // 1_000_000,
+            text=f"\n\n{text}",
+            usage=usage if call.ask.usage_asked else None,
+        )

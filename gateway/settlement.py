@@ -1,0 +1,99 @@
+"""From what a call did to the usage event that is booked. Pure: usage and outcome in, money out."""
+
+from typing import Final
+
+import msgspec
+
+from gateway.admission import Call
+from shared import pricing
+from shared.events import UsageEvent
+from shared.ids import EXTERNAL_ID_LENGTH_MAX
+from shared.projection import Catalog
+from shared.usage import Evidence, Outcome, Usage
+
+MODEL_NAME_LENGTH_MAX: Final = 256
+"""Characters kept of the model that the upstream names."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """How much a call used, and how sure we are."""
+
+    usage: Usage
+    evidence: Evidence
+    flags: tuple[str, ...] = ()
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the upstream said of a call besides its usage."""
+
+    outcome: Outcome
+    status: int = 0
+    model: str = ""
+    service_tier: str = ""
+    upstream_call_id: str = ""
+    upstream_cost_nano: int = 0
+    first_byte_us: int = 0
+
+
+NOTHING: Final = Counted(Usage(), "none")
+LOST: Final = Facts(outcome="lost")
+
+
+def usage_event(
+    call: Call, catalog: Catalog, counted: Counted, facts: Facts, *, now_us: int, held_mc: int, gateway: str
+) -> UsageEvent:
+    """The event of `call`, priced by the model that answered.
+
+    Cases: the answering model has a price; only the model asked for has one (flag `answer_unpriced`); the rate table
+    cannot express this usage (flag `unpriced`: charged for the rest until it is corrected). `catalog` may be newer than
+    the one that the call was admitted with: the event names the version of the price that it was priced with.
+    """
+    flags = counted.flags
+    rates = call.rates
+    answered = pricing.resolve(catalog.models, facts.model) if facts.model else None
+    price_version = catalog.price_version
+    if answered is None:
+        flags = (*flags, "answer_unpriced") if facts.model else flags
+        answered, price_version = rates.model, rates.price_version
+    tier = facts.service_tier or call.ask.service_tier
+    charge = pricing.charge(counted.usage, answered, rates.card, tier)
+    caller = call.caller
+    return UsageEvent(
+        event_id=call.event_id,
+        account_id=caller.account_id,
+        key_id=caller.key.key_id,
+        family=call.family.name,
+        model_asked=call.ask.model,
+        model_answered=_tidy(facts.model),
+        priced_as=answered.model,
+        price_version=price_version,
+        card=rates.card.card,
+        service_tier=_tidy(tier),
+        usage=counted.usage,
+        charge_mc=charge.charge_mc,
+        cost_nano=charge.cost_nano,
+        evidence=counted.evidence,
+        outcome=facts.outcome,
+        flags=(*flags, *charge.flags),
+        stream=call.ask.stream,
+        status=facts.status,
+        started_at_us=call.started_at_us,
+        first_byte_us=facts.first_byte_us,
+        settled_at_us=now_us,
+        hold_mc=held_mc,
+        upstream_call_id=_tidy(facts.upstream_call_id),
+        upstream_cost_nano=facts.upstream_cost_nano,
+        gateway=gateway,
+        conversation=caller.labels.conversation,
+        message=caller.labels.message,
+        purpose=caller.labels.purpose,
+        directory_id=caller.key.directory_id if caller.external_id else None,
+        external_id=caller.external_id[:EXTERNAL_ID_LENGTH_MAX],
+    )
+
+
+def _tidy(text: str) -> str:
+    """Text of the upstream's, as a database accepts it."""
+    if text.isascii() and text.isprintable():
+        return text[:MODEL_NAME_LENGTH_MAX]
+    return "".join(c for c in text if c.isprintable())[:MODEL_NAME_LENGTH_MAX]

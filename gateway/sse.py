@@ -1,0 +1,314 @@
+"""The observer of an SSE answer: sees each chunk on its way to the client and says which bytes may go on now. Pure.
+
+Three things hold bytes back. The event that ends the stream waits for `release`, because the client must not have it
+before the call is in the journal. The usage event that the gateway asked for, and the client did not, is taken out. And
+an event that is not complete waits while it may still be one of these. All other bytes pass at once, unchanged.
+
+The result is the same wherever the bytes are cut. The usual chunk, one whole event without news, costs a few searches.
+"""
+
+from typing import Any, Final
+
+from gateway.answer import Reading, parse
+from gateway.sse_events import (
+    FAMILIES,
+    PLAIN,
+    TEXT_PATTERN_BYTES,
+    carries_only_usage,
+    carries_text,
+    comments,
+    event_end,
+    has_data,
+    is_done,
+    may_end_stream,
+    payload,
+    usage_at_end,
+    usual_prefix,
+)
+
+HOLD_BYTES_MAX: Final = 64 * 1024
+"""Bytes of an incomplete event that wait because it may be the usage event; a larger event is never taken out."""
+KEEP_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Bytes of events that are kept to be recounted and were not taken yet."""
+EVENT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of an incomplete event that are kept to be read; of a larger one only the end is."""
+MODEL_EVENTS_MAX: Final = 8
+"""Events that are parsed to find the name of the model."""
+
+
+class SseTap:
+    """Watches one stream. Never raises, whatever the bytes.
+
+    `family`: chat, completions, responses or messages; any other name is read as well as it can be. `strip_usage`:
+    take the usage event out, because the gateway asked for it and the client did not (chat and completions only).
+    """
+
+    __slots__ = (
+        "_after_prefix",
+        "_block",
+        "_family",
+        "_fate",
+        "_in_crlf",
+        "_late_lf",
+        "_news",
+        "_prefix",
+        "_quick",
+        "_raw",
+        "_reading",
+        "_released",
+        "_scan",
+        "_sent",
+        "_strip",
+        "_trimmed",
+        "bytes_out",
+        "done",
+        "events",
+        "held_terminal",
+        "raw_bytes",
+        "raw_full",
+    )
+
+    def __init__(self, family: str, strip_usage: bool) -> None:
+        self._family = FAMILIES.get(family, PLAIN)
+        self._news = self._family.news.search
+        self._strip = strip_usage and self._family.usage_event
+        self._reading = Reading(family)
+        self.events = 0
+        """Events with data so far."""
+        self.bytes_out = 0
+        """Bytes handed out to be forwarded."""
+        self.done = False
+        """Whether the event that ends the stream was seen."""
+        self.held_terminal = b""
+        """That event and all that came after it, until `release`."""
+        self.raw_bytes = 0
+        """Bytes that `take_raw` would hand out."""
+        self.raw_full = False
+        """Whether some events were not kept, because too many waited: a recount would miss them."""
+        self._raw: list[bytes] = []
+        self._released = False
+        # Whether the next chunk may take the quick way; how usual chunks begin; where to look for news in them.
+        self._quick = False
+        self._prefix = b"\0"
+        self._after_prefix = 0
+        # The event that is not complete: its bytes, how many of them the client has, where its end may begin, whether
+        # it waits (True), passes (False) or is undecided (None), and whether its beginning was given up.
+        self._block = bytearray()
+        self._sent = 0
+        self._scan = 0
+        self._fate: bool | None = None
+        self._trimmed = False
+        # The last byte fed was a CR that ended an event. An LF that comes next belongs to it, and passes as it did.
+        self._late_lf: bool | None = None
+        self._in_crlf = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what was handed out ends between two events, so that a comment may be inserted."""
+        return not self._sent and not (self._late_lf and self._in_crlf)
+
+    @property
+    def model(self) -> str:
+        return self._reading.model
+
+    @property
+    def usage_raw(self) -> dict[str, Any] | None:
+        """The last credible usage object as parsed, never a sum; else the last one; None where there was none."""
+        return self._reading.usage_raw
+
+    @property
+    def usage_partial(self) -> bool:
+        """Whether `usage_raw` has only Anthropic's input side, its output being a placeholder."""
+        return self._reading.usage_partial
+
+    @property
+    def finish_reason(self) -> str:
+        return self._reading.finish_reason
+
+    @property
+    def service_tier(self) -> str:
+        return self._reading.service_tier
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """The error that came inside the stream."""
+        return self._reading.error
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes what the upstream sent and returns what goes to the client now: `data` itself where all of it does."""
+        if self._quick:
+            after = self._after_prefix
+            if (
+                not data.startswith(self._prefix)
+                or data.find(b"\n", after) != len(data) - 2
+                or data.find(b"\r", after) >= 0
+                or self._news(data, after) is not None
+                or data[-1] != 0x0A
+            ) and not self._learn(data):
+                return self._feed(data)
+            self.events += 1
+            self.bytes_out += len(data)
+            self._keep(data)
+            return data
+        return self._feed(data)
+
+    def finish(self) -> bytes:
+        """Ends the upstream's body, whose last event may lack its blank line; returns what goes to the client."""
+        out: list[bytes] = []
+        if self._block:
+            block = bytes(self._block)
+            sent = self._sent
+            self._complete(block, out)
+            self._block.clear()
+            self._sent = sent + sum(map(len, out))  # what the client has of it ends within an event
+        return self._hand_out(out)
+
+    def release(self) -> bytes:
+        """The held bytes, once the call is in the journal; from here on nothing more is held as terminal."""
+        if not self.done:
+            return b""
+        held, self.held_terminal, self._released = self.held_terminal, b"", True
+        return self._hand_out([held])
+
+    def take_raw(self) -> bytes:
+        """The whole events and comments since the last call, as they came, the ones taken out too."""
+        raw = b"".join(self._raw)
+        self._raw.clear()
+        self.raw_bytes = 0
+        return raw
+
+    def _learn(self, data: bytes) -> bool:
+        """Whether `data` is a usual chunk though it began otherwise; the next ones are expected to begin as it does."""
+        prefix = usual_prefix(data, self._family)
+        if not prefix:
+            return False
+        self._prefix, self._after_prefix = prefix, len(prefix) - 1
+        return True
+
+    def _feed(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        out: list[bytes] = []
+        waiting = len(self._block) - self._sent
+        body = data
+        if self._late_lf is not None:
+            if data.startswith(b"\n"):
+                self._keep(b"\n")
+                if self._late_lf:
+                    self._forward(b"\n", out)
+                body = data[1:]
+            self._late_lf = None
+
+        buffer: bytes | bytearray = body
+        if self._block:
+            self._block += body
+            buffer = self._block
+        has_cr = b"\r" in buffer
+        start = 0
+        while (end := event_end(buffer, start, max(start, self._scan), has_cr)) >= 0:
+            block = bytes(buffer[start:end])
+            passed = self._complete(block, out)
+            if end == len(buffer) and block.endswith(b"\r"):
+                self._late_lf, self._in_crlf = passed, block.endswith(b"\n\r")
+            start = end
+        if buffer is self._block:
+            del self._block[:start]
+        else:
+            self._block += buffer[start:]
+        if self._block:
+            self._wait_or_pass(out)
+
+        self._quick = (
+            not self._block
+            and self._late_lf is None
+            and self.done == self._released
+            and (self._reading.model != "" or self.events >= MODEL_EVENTS_MAX)
+        )
+        result = self._hand_out(out)
+        return data if not waiting and len(result) == len(data) else result
+
+    def _complete(self, block: bytes, out: list[bytes]) -> bool:
+        """One whole event, of which the client may have the beginning. Returns False where it is taken out."""
+        sent, fate, trimmed = self._sent, self._fate, self._trimmed
+        self._sent, self._scan, self._fate, self._trimmed = 0, 0, None, False
+        only_usage, ends = False, False
+        if trimmed:
+            self.raw_full = True
+        self._keep(block)
+        if trimmed:
+            self.events += 1
+            self._reading.take({"usage": usage_at_end(block)})
+            ends = fate is True
+        elif has_data(block):
+            self.events += 1
+            knows_model = self._reading.model != "" or self.events > MODEL_EVENTS_MAX
+            if not knows_model or is_done(block) or self._news(block):
+                only_usage, ends = self._read(block)
+
+        if only_usage and self._strip and not sent and len(block) <= HOLD_BYTES_MAX and not carries_text(block):
+            self._forward(comments(block), out)
+            return False
+        self.done = self.done or ends
+        self._forward(block[sent:], out)
+        return True
+
+    def _read(self, block: bytes) -> tuple[bool, bool]:
+        """Learns what an event says; returns whether it is a mere usage event, and whether it ends the stream."""
+        data = payload(block)
+        if data is None or data.strip() == b"[DONE]":
+            return False, data is not None
+        event = parse(data)
+        if event is None:
+            return False, False
+        self._reading.take(event)
+        kind = event.get("type")
+        ends = isinstance(kind, str) and kind in self._family.ends
+        return carries_only_usage(event, is_first=self.events == 1), ends
+
+    def _wait_or_pass(self, out: list[bytes]) -> None:
+        """Passes on what has come of an incomplete event, unless it may have to be held or taken out."""
+        block = self._block
+        scanned, self._scan = self._scan, len(block) - 1
+        if self._fate is None:
+            self._fate = self._decide(max(0, scanned - TEXT_PATTERN_BYTES))
+        if self._fate is False:
+            self._forward(bytes(block[self._sent :]), out)
+            self._sent = len(block)
+        if len(block) > EVENT_BYTES_MAX:
+            surplus = len(block) - HOLD_BYTES_MAX
+            self._forward(bytes(block[self._sent : surplus]), out)
+            del block[:surplus]
+            self._sent = max(0, self._sent - surplus)
+            self._scan = len(block) - 1
+            self._trimmed = True
+
+    def _decide(self, scan: int) -> bool | None:
+        """True: the event waits until it is complete; False: it passes; None: it waits, and more may decide it."""
+        if self.done and not self._released:
+            return None
+        small = len(self._block) <= HOLD_BYTES_MAX
+        if not self._released:
+            ends = may_end_stream(self._block, self._family.ends)
+            if ends or (ends is None and small):
+                return ends
+        if self._strip and small and not carries_text(self._block, scan):
+            return None
+        return False
+
+    def _forward(self, piece: bytes, out: list[bytes]) -> None:
+        if self.done and not self._released:
+            self.held_terminal += piece
+        elif piece:
+            out.append(piece)
+
+    def _hand_out(self, out: list[bytes]) -> bytes:
+        result = out[0] if len(out) == 1 else b"".join(out)
+        self.bytes_out += len(result)
+        return result
+
+    def _keep(self, event: bytes) -> None:
+        if self.raw_full or self.raw_bytes + len(event) > KEEP_BYTES_MAX:
+            self.raw_full = True
+            return
+        self._raw.append(event)
+        self.raw_bytes += len(event)

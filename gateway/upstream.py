@@ -1,0 +1,152 @@
+"""The upstream: a pool of connections to one base URL, and the life of one exchange on it."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.upstream_connection import Head, Sink, UpstreamConnection, UpstreamError
+
+CONNECT_S_MAX: Final = 5.0
+IDLE_CONNECTIONS_MAX: Final = 256
+"""Idle connections kept for the next calls."""
+IDLE_S_MAX: Final = 30.0
+"""Seconds that an idle connection is trusted: below the keep-alive limits of common servers."""
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Headers of one connection (RFC 9110, 7.6.1): never passed on in either direction."""
+
+
+class Answer:
+    """An answer whose head has come. Leaving `Upstream.send` closes it or returns its connection to the pool."""
+
+    def __init__(self, connection: UpstreamConnection, head: Head) -> None:
+        self._connection = connection
+        self.status = head.status
+        self.head = head
+
+    def listen(self, sink: Sink) -> None:
+        self._connection.listen(sink)
+
+    def pause(self) -> None:
+        self._connection.pause_reading()
+
+    def resume(self) -> None:
+        self._connection.resume_reading()
+
+    def stop(self) -> None:
+        """Close the connection at once, so that the upstream stops generating."""
+        self._connection.abort()
+
+
+class Upstream:
+    """One OpenAI-compatible base URL. Retries nothing but a request on a kept connection that had silently died."""
+
+    def __init__(self, base_url: str, key: str, first_byte_timeout_s: float) -> None:
+        parts = urlsplit(base_url)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
+        self._path = parts.path.rstrip("/")
+        self._first_byte_timeout_s = first_byte_timeout_s
+        default_port = parts.port is None or parts.port == (443 if self._tls else 80)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._host_line = (host if default_port else f"{host}:{self._port}").encode()
+        self._authorization = f"Bearer {key}".encode() if key else b""
+        self._idle: list[UpstreamConnection] = []
+        self.resent = 0
+        """Requests sent a second time because a kept connection had died before it answered."""
+
+    @asynccontextmanager
+    async def send(
+        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> AsyncIterator[Answer]:
+        """Send one request below the base URL and wait for the answer's head.
+
+        Raises UpstreamError: `upstream_refused` and `upstream_unreachable` (nothing was sent), `upstream_reset`,
+        `upstream_protocol`, `upstream_timeout` (it may have been seen).
+        """
+        request = self._head(method, path, headers, len(body))
+        connection = self._take_idle() or await self._connect()
+        try:
+            try:
+                head = await self._exchange(connection, request, body)
+            except UpstreamError as error:
+                # Two cases of `upstream_reset`: a kept connection that the upstream had closed in the meantime (no
+                # byte came back: once more, on a new connection), and a connection that broke under this request.
+                if error.code != "upstream_reset" or connection.calls == 1 or connection.answered:
+                    raise
+                self.resent += 1
+                connection = await self._connect()
+                head = await self._exchange(connection, request, body)
+            yield Answer(connection, head)
+        finally:
+            connection.finish()
+
+    async def close(self) -> None:
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    async def _exchange(self, connection: UpstreamConnection, request: bytes, body: bytes) -> Head:
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                return await connection.request(request, body)
+        except TimeoutError:
+            connection.abort()
+            raise UpstreamError(
+                "upstream_timeout", f"no answer within {self._first_byte_timeout_s:g} s", sent=True
+            ) from None
+
+    def _head(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], length: int) -> bytes:
+        lines = [f"{method} {self._path}{path} HTTP/1.1".encode(), b"host: " + self._host_line]
+        if self._authorization:
+            lines.append(b"authorization: " + self._authorization)
+        lines.extend(name + b": " + value for name, value in headers)
+        if length or method != "GET":
+            lines.append(b"content-length: %d" % length)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _take_idle(self) -> UpstreamConnection | None:
+        oldest = asyncio.get_running_loop().time() - IDLE_S_MAX
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.closed:
+                continue
+            if connection.idle_since >= oldest:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self._keep), self._host, self._port, ssl=self._tls
+                )
+        except ConnectionRefusedError:
+            raise UpstreamError("upstream_refused", "nothing listens there", sent=False) from None
+        except (OSError, TimeoutError) as error:
+            raise UpstreamError("upstream_unreachable", f"cannot connect: {error}", sent=False) from error
+        return connection
+
+    def _keep(self, connection: UpstreamConnection) -> None:
+        if len(self._idle) < IDLE_CONNECTIONS_MAX:
+            self._idle.append(connection)
+        else:
+            connection.abort()

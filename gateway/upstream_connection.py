@@ -1,0 +1,239 @@
+"""One HTTP/1.1 connection to the upstream: a request out, an answer in, pushed to whoever listens.
+
+Head and framing of the answer are parsed by llhttp (httptools). Its body goes to a sink as it arrives, within the
+transport's own callback: no coroutine wakes per chunk. Errors of the socket and the parser are translated here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import httptools
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Head of an answer, in bytes, with all interim ones (1xx) before it; and names and values of its headers and trailers
+together."""
+EARLY_BYTES_MAX: Final = 256 * 1024
+"""Body that arrives before somebody listens; beyond it reading pauses."""
+
+
+class UpstreamError(Exception):
+    """The upstream could not be reached or broke. `sent`: whether it may have seen the request."""
+
+    def __init__(self, code: str, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.sent = sent
+
+
+class Sink(Protocol):
+    """Where an answer's body goes. Called from the transport's callback: must not block and not raise."""
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+    def on_broken(self, error: UpstreamError) -> None:
+        """The answer will never be complete."""
+
+
+class Head:
+    """Status and headers of an answer; names in lower case, values as the bytes that came."""
+
+    __slots__ = ("headers", "keep_alive", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = False
+
+    def get(self, name: bytes) -> bytes:
+        """The first header of that name; empty where there is none."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """States: idle → waiting (request written, head awaited) → streaming → idle, or closed from any of them."""
+
+    def __init__(self, on_free: Callable[["UpstreamConnection"], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_free = on_free
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head = Head()
+        self._head_bytes = 0
+        self._waited_bytes = 0
+        self._head_done: asyncio.Future[Head] | None = None
+        self._sink: Sink | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._complete = False
+        self._failure: UpstreamError | None = None
+        self._reading_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self.closed = False
+        self.answered = False
+        """Whether any byte of the present answer has come."""
+        self.calls = 0
+        self.idle_since = 0.0
+
+    # The caller's side ------------------------------------------------------------------------------------
+
+    def request(self, head: bytes, body: bytes) -> asyncio.Future[Head]:
+        """Write one request. The future gives the answer's head, or raises UpstreamError."""
+        assert self._transport is not None
+        assert self._head_done is None, "one request at a time"
+        self.calls += 1
+        self.answered = self._complete = False
+        self._failure = None
+        self._head, self._head_bytes, self._waited_bytes = Head(), 0, 0
+        self._early, self._early_bytes = [], 0
+        self._sink = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_done = self._loop.create_future()
+        if self.closed:
+            self._fail(UpstreamError("upstream_reset", "the connection was closed before it was used", sent=False))
+        elif len(body) <= 64 * 1024:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        return self._head_done
+
+    def listen(self, sink: Sink) -> None:
+        """Give the answer's body to `sink`, beginning with what has come already."""
+        self._sink = sink
+        early, self._early = self._early, []
+        for data in early:
+            sink.on_body(data)
+        if self._complete:
+            sink.on_end()
+        elif self._failure is not None:
+            sink.on_broken(self._failure)
+        else:
+            self.resume_reading()
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self._transport is not None and not self.closed:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None and not self.closed:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def finish(self) -> None:
+        """Done with this answer: an intact connection is used again, any other is closed."""
+        self._sink = None
+        self._head_done = None
+        if self._complete and self._head.keep_alive and not self.closed:
+            self.resume_reading()
+            self.idle_since = self._loop.time()
+            self._on_free(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once: the upstream sees its client gone and stops generating."""
+        if not self.closed:
+            self.closed = True
+            if self._transport is not None:
+                self._transport.abort()
+
+    # The transport's side ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by shape only
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None or (self._head_done is None and self._sink is None):
+            self.abort()  # bytes that nobody asked for: this connection cannot be trusted any more
+            return
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._complete:
+                self.abort()  # bytes after the end: the answer stands, the connection is not used again
+                return
+            self._fail(UpstreamError("upstream_protocol", f"the answer is not HTTP: {error!r}", sent=True))
+            return
+        if not self._head.status and not self._complete:
+            # The parser gathers a header until its end, and any number of 1xx answers may come before the head.
+            self._waited_bytes += len(data)
+            if self._waited_bytes > HEAD_BYTES_MAX:
+                self._fail(UpstreamError("upstream_protocol", f"head above {HEAD_BYTES_MAX} bytes", sent=True))
+
+    def eof_received(self) -> bool:
+        # An answer without Content-Length or chunks ends with the connection; llhttp knows whether it may.
+        if self._parser is not None and not self._complete and self._ends_with_connection():
+            self.on_message_complete()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_closed, self.closed = self.closed, True
+        if not was_closed and not self._complete:
+            self._fail(
+                UpstreamError("upstream_reset", f"the connection broke: {exc or 'closed by the upstream'}", sent=True)
+            )
+
+    def _ends_with_connection(self) -> bool:
+        head = self._head
+        return (
+            self._head_done is not None
+            and self._head_done.done()
+            and not head.get(b"content-length")
+            and b"chunked" not in head.get(b"transfer-encoding").lower()
+        )
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._failure is not None or self._complete:
+            return
+        self._failure = error
+        self.abort()
+        if self._head_done is not None and not self._head_done.done():
+            self._head_done.set_exception(error)
+        elif self._sink is not None:
+            self._sink.on_broken(error)
+
+    # The parser's side: exceptions raised here would surface as parser errors -----------------------------
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
+        self._head.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        head = self._head
+        head.status = self._parser.get_status_code()
+        head.keep_alive = self._parser.should_keep_alive()
+        if head.status >= 200 and self._head_done is not None and not self._head_done.done():
+            self._head_done.set_result(head)
+
+    def on_body(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.on_body(data)
+            return
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes > EARLY_BYTES_MAX:
+            self.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._head.status < 200:
+            self._head = Head()  # 1xx: the real answer follows
+            return
+        self._complete = True
+        if self._sink is not None:
+            self._sink.on_end()

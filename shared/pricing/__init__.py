@@ -1,0 +1,51 @@
+"""From usage to money, exactly: what a model costs, what a rate card makes of it, and under which name a price stands.
+
+Pure integers: no float, no clock, no I/O. Gateway and meter run the same code, so that what the gateway counts as
+unposted is what the meter books. `model` has the shapes, `charging` the arithmetic, `names` the look-up.
+"""
+
+from shared.pricing.charging import PLAIN_IN, PLAIN_OUT, charge, decimal_text, explain, hold_mc, upper_rate
+from shared.pricing.model import (
+    EXTRAS,
+    FALLBACKS,
+    KINDS,
+    MEASURES,
+    PPM,
+    SERVICE_ALIASES,
+    TOKENS_IN,
+    TOKENS_OUT,
+    Charge,
+    Line,
+    PricedModel,
+    RateCard,
+    Table,
+    Tier,
+    rate_of,
+)
+from shared.pricing.names import resolve
+
+__all__ = [
+    "EXTRAS",
+    "FALLBACKS",
+    "KINDS",
+    "MEASURES",
+    "PLAIN_IN",
+    "PLAIN_OUT",
+    "PPM",
+    "SERVICE_ALIASES",
+    "TOKENS_IN",
+    "TOKENS_OUT",
+    "Charge",
+    "Line",
+    "PricedModel",
+    "RateCard",
+    "Table",
+    "Tier",
+    "charge",
+    "decimal_text",
+    "explain",
+    "hold_mc",
+    "rate_of",
+    "resolve",
+    "upper_rate",
+]

@@ -1,0 +1,193 @@
+"""Every setting of every program: environment variables `SUNDIAL_…`, or `SUNDIAL_…_FILE` naming a file that holds it.
+
+All mistakes are reported at once at start, each with the variable to change.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.ids import SHARDS
+
+_PREFIX: Final = "SUNDIAL_"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the text lists every mistake, one per line."""
+
+
+def _parse_shards(value: Any) -> Any:
+    """`0-7,9` → the shards it names."""
+    if not isinstance(value, str):
+        return value
+    shards: list[int] = []
+    for part in value.split(","):
+        low, _, high = part.strip().partition("-")
+        try:
+            shards.extend(range(int(low), int(high or low) + 1))
+        except ValueError:
+            raise ValueError(f"{part.strip()!r} is no range of shards; write for example 0-7 or 0,1,2") from None
+    return tuple(sorted(set(shards)))
+
+
+def _check_shards(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value or min(value) < 0 or max(value) >= SHARDS:
+        raise ValueError(f"shards lie between 0 and {SHARDS - 1}, at least one of them")
+    return value
+
+
+def _check_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{value!r} is no time zone; write for example America/Sao_Paulo") from None
+    return value
+
+
+def _strip_slash(value: str) -> str:
+    return value.rstrip("/")
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_strip_slash)]
+RedisUrl = Annotated[str, Field(pattern=r"^rediss?://")]
+DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
+Zone = Annotated[str, AfterValidator(_check_zone)]
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """`SUNDIAL_X_FILE=/run/secrets/x` gives the setting `x` the file's content, less a final newline."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{_PREFIX}{field_name.upper()}_FILE")
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\n"), field_name, False
+        except OSError as error:
+            raise SettingsError(f"{_PREFIX}{field_name.upper()}_FILE: {path}: {error.strerror}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                values[key] = value
+        return values
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Path(".sundial")
+    log: Literal["pretty", "json", "auto"] = "auto"
+    """`auto`: pretty on a terminal, JSON lines elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    timezone: Zone = "America/Sao_Paulo"
+    language: Literal["pt-BR", "en"] = "pt-BR"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class GatewaySettings(_Settings):
+    redis_url: RedisUrl
+    upstream_url: BaseUrl
+    """Base URL of LiteLLM or any OpenAI-compatible API, with its `/v1`."""
+    upstream_key: str = ""
+    gateway_host: str = "127.0.0.1"
+    gateway_port: Port = 8080
+    gateway_metrics_host: str = "127.0.0.1"
+    gateway_metrics_port: Port = 9464
+    gateway_name: str = ""
+    """Names this process in events and logs; default: host name and process id."""
+    credits_url: str = ""
+    """Where a user gets more credits: stands at the end of the refusal."""
+    slice_tokens: Annotated[int, Field(ge=64, le=65536)] = 1024
+    """Output tokens that a running call holds ahead: the most that it can overspend."""
+    hold_ttl_s: Annotated[int, Field(ge=5, le=3600)] = 60
+    """A hold not heard of for so long is expired by the meter and charged at its last note."""
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 600.0
+    idle_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """Longest silence of the upstream inside an answer."""
+    keepalive_s: Annotated[float, Field(gt=0, le=300)] = 15.0
+    """Silence after which a stream gets an SSE comment: Node clients cut after 300 s."""
+    body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
+    stream_entries_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Unposted entries of one shard's stream at which admission closes."""
+
+
+class MeterSettings(_Settings):
+    database_url: DatabaseUrl
+    redis_url: RedisUrl
+    shards: Shards = tuple(range(SHARDS))
+    meter_metrics_host: str = "127.0.0.1"
+    meter_metrics_port: Port = 9465
+    meter_name: str = ""
+    """Names this consumer in the group; default: host name and process id."""
+    default_allowance: str = "1000000"
+    """Credits that the plan `default` gives a user seen for the first time, where the plan does not exist yet."""
+
+
+class DatabaseSettings(_Settings):
+    """For commands that need Postgres alone."""
+
+    database_url: DatabaseUrl
+
+
+class CommandSettings(DatabaseSettings):
+    redis_url: RedisUrl
+    upstream_url: BaseUrl = "http://127.0.0.1:4000/v1"
+    upstream_key: str = ""
+    gateway_metrics_url: BaseUrl = "http://127.0.0.1:9464"
+    meter_metrics_url: BaseUrl = "http://127.0.0.1:9465"
+
+
+class UpSettings(_Settings):
+    """For `sundial up`: what is named is used, what is not is started. Port 0: any free one, the same next time."""
+
+    database_url: DatabaseUrl | None = None
+    redis_url: RedisUrl | None = None
+    upstream_url: BaseUrl | None = None
+    upstream_key: str = ""
+    gateway_host: str = "127.0.0.1"
+    gateway_port: Port = 8080
+    gateway_metrics_port: Port = 9464
+    meter_metrics_port: Port = 9465
+    litellm_port: Port = 0
+    demo_port: Port = 0
+    postgres_port: Port = 0
+    redis_port: Port = 0
+    drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+
+
+S = TypeVar("S", bound=_Settings)
+
+
+def load(cls: type[S], **overrides: Any) -> S:
+    """Settings from the environment. Raises SettingsError with every mistake, one per line, none of them a secret."""
+    try:
+        return cls(**overrides)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors(include_url=False, include_input=False):
+            name = _PREFIX + str(mistake["loc"][0]).upper()
+            if mistake["type"] == "missing":
+                lines.append(f"{name} is not set (or {name}_FILE, naming a file that holds it)")
+            else:
+                lines.append(f"{name}: {mistake['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("\n".join(lines)) from None
