@@ -59,7 +59,8 @@ CREATE TABLE accounts (
     email        text NOT NULL DEFAULT '',      -- labels: shown, never trusted
     name         text NOT NULL DEFAULT '',
     role         text NOT NULL DEFAULT '',
-    revision     bigint NOT NULL DEFAULT 1,     -- rises with every change of plan, status, mode or floor
+    revision     bigint NOT NULL DEFAULT 1,     -- rises with every change of plan, status, mode or floor; 0: known from a
+                                                -- usage event alone, its plan is a guess until the user is announced
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -163,13 +164,19 @@ CREATE TABLE grants (                           -- what an account was given or 
     PRIMARY KEY (account_id, grant_id)
 );
 
-CREATE TABLE grant_balances (                   -- checked cache: amount less draws
+CREATE TABLE grant_balances (                   -- checked cache: amount less draws, and what orders the drawing
     account_id   uuid NOT NULL,
     grant_id     uuid NOT NULL,
     remaining_mc bigint NOT NULL CHECK (remaining_mc >= 0),
+    priority     smallint NOT NULL,
+    expires_at   timestamptz,
+    seq          bigint NOT NULL,
+    open         boolean GENERATED ALWAYS AS (remaining_mc > 0) STORED,
     PRIMARY KEY (account_id, grant_id)
 ) WITH (fillfactor = 50);
-CREATE INDEX grant_balances_open ON grant_balances (account_id) WHERE remaining_mc > 0;
+-- On `open`, not on remaining_mc: a draw that leaves something touches no index (a heap-only update).
+CREATE INDEX grant_balances_open ON grant_balances (account_id) WHERE open;
+CREATE INDEX grant_balances_expiry ON grant_balances (expires_at) WHERE open;
 
 CREATE TABLE draws (                            -- which grant paid which transfer
     account_id  uuid NOT NULL,
@@ -204,6 +211,8 @@ CREATE TABLE dead_letters (                     -- entries that could not be boo
     entry_id    text NOT NULL,
     reason      text NOT NULL,
     payload     bytea NOT NULL,
+    account_id  uuid,                           -- of a usage event that could be read: its charge stays unposted
+    event_id    uuid,
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (shard, entry_id)
 );
@@ -256,6 +265,7 @@ DECLARE
     book  text;
     part  text;
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sundial.ensure_month'));
     FOREACH book IN ARRAY ARRAY['transfers', 'usage_events', 'draws'] LOOP
         part := format('%s_%s', book, to_char(first, 'YYYY_MM'));
         IF to_regclass(part) IS NULL THEN
@@ -279,7 +289,7 @@ BEGIN
     END LOOP;
 END $$;
 
-SELECT ensure_month((now() + make_interval(months => n))::date) FROM generate_series(0, 2) AS n;
+SELECT ensure_month((now() + make_interval(months => n))::date) FROM generate_series(-1, 2) AS n;
 
 -- Roles --------------------------------------------------------------------------------------------------------------
 -- Group roles without login: the operator grants them to the users that the programs log in as.
@@ -305,7 +315,7 @@ GRANT INSERT ON accounts, directories, balances, transfers, usage_events, grants
     dead_letters, stream_positions, projection_queue, price_versions, prices, rate_cards, plans TO sundial_meter;
 GRANT UPDATE (balance_mc, seq, recorded_at) ON balances TO sundial_meter;
 GRANT UPDATE (remaining_mc) ON grant_balances TO sundial_meter;
-GRANT UPDATE (email, name, role, updated_at) ON accounts TO sundial_meter;
+GRANT UPDATE (plan, revision, email, name, role, updated_at) ON accounts TO sundial_meter;
 GRANT UPDATE ON stream_positions TO sundial_meter;
 GRANT DELETE ON order_queue, projection_queue TO sundial_meter;
 
@@ -313,5 +323,5 @@ GRANT DELETE ON order_queue, projection_queue TO sundial_meter;
 GRANT INSERT ON orders, order_queue, projection_queue, accounts, balances, directories, api_keys, plans, rate_cards,
     price_versions, prices TO sundial_console;
 GRANT UPDATE (plan, status, mode, floor_mc, email, name, role, revision, updated_at) ON accounts TO sundial_console;
-GRANT UPDATE (status, revoked_at) ON api_keys TO sundial_console;
+GRANT UPDATE (plan, status, revoked_at) ON api_keys TO sundial_console;
 GRANT UPDATE (card, allowance_mc, models, updated_at) ON plans TO sundial_console;

@@ -1,0 +1,49 @@
+# Every target with its meaning is printed by bare `make`. PYTHON names the interpreter that `.venv` is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+        --universal --python-version 3.11 $(if $(UPGRADE),--upgrade)
+
+export PYTHONDONTWRITEBYTECODE :=
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test lint unit fix lock clean distclean
+
+help: ## Print this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Make .venv and .venv-litellm from the lock files (instant where nothing changed)
+	@$(PYTHON) deploy/install.py
+
+up: install ## Run the whole chain in the foreground, demo models included; Ctrl-C ends it
+	@exec $(BIN)/sundial up
+
+test: install lint ## Everything that must hold: lint, types and all tests
+	@$(BIN)/pytest
+
+lint: install ## Form and types: ruff check, ruff format --check, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+unit: install ## The fast tests only: nothing is started
+	@$(BIN)/pytest tests/unit
+
+fix: install ## Bring the form in order: ruff check --fix, ruff format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: install ## Compile requirements/*.txt again (UPGRADE=1: to the latest releases)
+	@$(LOCK) requirements/installer.in -o requirements/installer.txt
+	@$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt
+	@$(LOCK) pyproject.toml --extra gateway -c requirements/dev.txt -o requirements/gateway.txt
+	@$(LOCK) pyproject.toml --extra meter -c requirements/dev.txt -o requirements/meter.txt
+	@$(LOCK) requirements/litellm-proxy.in -o requirements/litellm-proxy.txt
+
+clean: ## Remove caches and build leavings; data in .sundial and the environments stay
+	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv and .venv-litellm too; data in .sundial stays
+	@rm -rf .venv .venv-litellm

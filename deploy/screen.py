@@ -1,0 +1,85 @@
+"""What `sundial up` shows: progress while it starts, a summary, then every part's lines. Plain lines without a terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+COLOURS: Final = {
+    "gateway": "yellow",
+    "meter": "cyan",
+    "litellm": "magenta",
+    "demo": "green",
+    "redis": "red",
+    "postgres": "blue",
+}
+NAME_WIDTH: Final = 8
+REFRESHES_PER_S: Final = 8
+
+
+class Screen:
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.relaying = False
+        """Whether the parts' lines are shown; while the chain starts they are only kept to explain a failure."""
+        self._steps: dict[str, tuple[float, float, str]] = {}
+        self._spinner = Spinner("dots", style="yellow")
+        self._live: Live | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.console.is_terminal
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[None]:
+        """While open, `begin` and `done` show living lines on a terminal."""
+        self.console.print(Text(title, style="bold"))
+        self._steps.clear()
+        if not self.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self._table, console=self.console, refresh_per_second=REFRESHES_PER_S) as live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def begin(self, step: str) -> None:
+        self._steps[step] = (time.monotonic(), 0.0, "")
+
+    def done(self, step: str, note: str = "") -> None:
+        began = self._steps[step][0]
+        took = time.monotonic() - began
+        self._steps[step] = (began, took, note)
+        if self._live is None:
+            self.console.print(Text(f"  {step}: ready after {took:.1f} s{', ' + note if note else ''}"))
+
+    def line(self, part: str, text: str) -> None:
+        """One line of a part's output, whatever is in it: colours are kept, markup is not interpreted."""
+        if self.relaying:
+            head = Text(f"{part:<{NAME_WIDTH}} │ ", style=COLOURS.get(part, "white"))
+            self.console.print(head + Text.from_ansi(text))
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style=style))
+
+    def fail(self, text: str) -> None:
+        self.console.print(Text(text, style="bold red" if self.is_terminal else ""))
+
+    def show(self, what: RenderableType) -> None:
+        self.console.print(what)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        now = time.monotonic()
+        for step, (began, took, note) in self._steps.items():
+            mark: RenderableType = Text("✓", style="green") if took else self._spinner
+            table.add_row(" ", mark, step, Text(f"{took or now - began:.1f} s", style="dim"), Text(note, style="dim"))
+        return table

@@ -1,0 +1,158 @@
+"""The meter, wired: one process that books the usage streams of its shards and keeps Redis true.
+
+Start: Postgres migrated and seeded, the projection complete, then the readers. Stop (SIGTERM, SIGINT): not ready at
+once, each task finishes what it has begun, exit 0.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final
+
+import structlog
+import uvloop
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from meter import database, orders, projection_watch, redis_link
+from meter.bell import Bell
+from meter.consumer import Reader
+from meter.gauges import Gauges
+from meter.health import Health
+from meter.ledger import Ledger
+from meter.migrate import MigrationError, outstanding
+from meter.orders import Orders
+from meter.prices import PriceBook, PriceSourceError
+from meter.projection import Projection
+from meter.projection_watch import ProjectionWatch
+from meter.queries import QUERIES
+from meter.reaper import Reaper
+from meter.rounds import once, rounds
+from meter.seeds import seed
+from meter.stream import ShardStream
+from meter.tariffs import Tariffs
+from shared import logs
+from shared.settings import MeterSettings
+from shared.units import parse_credits
+
+POLL_S: Final = 1.0
+"""How often queues and epochs are looked at where no notification came, in seconds."""
+MEASURE_S: Final = 5.0
+HOUSE_S: Final = 300.0
+
+log = structlog.get_logger()
+
+
+def run(settings: MeterSettings) -> int:
+    """Run until told to stop. Returns the exit code: 0, or 1 where a fault needs a person."""
+    logs.configure(settings.log, settings.log_level, "meter")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(settings))
+
+
+async def serve(settings: MeterSettings) -> int:
+    """The meter's whole life, on a running loop."""
+    health = Health()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _begin_stop, health, stop)
+    page = await _serve_health(health, settings.meter_metrics_host, settings.meter_metrics_port)
+    meter = Meter(settings, health, stop)
+    try:
+        await meter.live()
+    except (MigrationError, PriceSourceError) as error:
+        log.critical("cannot start", reason=str(error))
+        return 1
+    except Exception:  # a fault of the program: what was begun is repeated after a restart
+        log.critical("stopped by a fault", exc_info=True)
+        return 1
+    finally:
+        await page.cleanup()
+    log.info("stopped")
+    return 0
+
+
+class Meter:
+    """Every part of one meter, and the tasks that it consists of."""
+
+    def __init__(self, settings: MeterSettings, health: Health, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._health = health
+        self._stop = stop
+        self._pool: Any = database.pool(settings.database_url)
+        self._client = redis_link.connect(settings.redis_url)
+        self._bell = Bell(settings.database_url, orders.CHANNEL, projection_watch.CHANNEL)
+        prices = PriceBook()
+        self._ledger = Ledger(self._pool, Tariffs(prices))
+        self._projection = Projection(self._client, self._pool, prices)
+        self._watch = ProjectionWatch(self._client, self._pool, self._projection, settings.shards)
+        self._orders = Orders(self._pool, settings.shards)
+        self._reaper = Reaper(self._client, settings.shards)
+        self._gauges = Gauges(self._client, self._pool, settings.shards)
+
+    async def live(self) -> None:
+        """Until told to stop. Raises MigrationError and PriceSourceError where a person must help first."""
+        async with self._pool, self._client, contextlib.aclosing(self._bell):
+            if not await once("start", self._start, health=self._health, stop=self._stop):
+                return
+            self._health.started = True
+            log.info("ready", shards=len(self._settings.shards), metrics_port=self._settings.meter_metrics_port)
+            async with asyncio.TaskGroup() as tasks:
+                for task in self._tasks():
+                    tasks.create_task(task)
+
+    async def _start(self) -> None:
+        async with self._pool.acquire() as connection:
+            if missing := await outstanding(connection):
+                raise MigrationError(f"migrations have not run: {', '.join(missing)}; run `sundial migrate`")
+            await connection.execute(QUERIES["ensure_months"])
+            await seed(connection, parse_credits(self._settings.default_allowance))
+        await self._watch.look()
+
+    def _tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
+        consumer = self._settings.meter_name or socket.gethostname()
+        for shard in self._settings.shards:
+            stream = ShardStream(self._client, shard, consumer)
+            yield Reader(shard, stream, self._ledger, self._projection, self._health, self._stop).run()
+        rung = self._bell.events
+        yield self._rounds("bell", self._bell.listen, MEASURE_S)
+        yield self._rounds("orders", self._orders.post, POLL_S, rung[orders.CHANNEL])
+        yield self._rounds("expiry", self._orders.expire, POLL_S)
+        yield self._rounds("projection", self._watch.pass_on, POLL_S, rung[projection_watch.CHANNEL])
+        yield self._rounds("epochs", self._watch.look, POLL_S)
+        yield self._rounds("reaper", self._reaper.reap, POLL_S)
+        yield self._rounds("gauges", self._gauges.measure, MEASURE_S)
+        yield self._rounds("house", self._gauges.keep_house, HOUSE_S)
+
+    async def _rounds(
+        self, task: str, step: Callable[[], Awaitable[bool]], every_s: float, wake: asyncio.Event | None = None
+    ) -> None:
+        await rounds(task, step, every_s=every_s, wake=wake, health=self._health, stop=self._stop)
+
+
+def _begin_stop(health: Health, stop: asyncio.Event) -> None:
+    health.draining = True
+    stop.set()
+
+
+async def _serve_health(health: Health, host: str, port: int) -> web.AppRunner:
+    """`/livez`, `/readyz` (503 with the reasons while unfit or draining) and `/metrics`."""
+
+    async def livez(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        report = {"ready": health.ready, "waiting_for": health.report}
+        return web.json_response(report, status=200 if health.ready else 503)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    page = web.Application()
+    page.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(page, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner

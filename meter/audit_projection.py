@@ -1,0 +1,189 @@
+"""Proves that Redis says what Postgres says (I11), that holds are closed (I9), and that nothing is lost between them.
+
+Redis and Postgres cannot be read in one moment. So what looks wrong is looked at again: only what stays wrong counts.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from meter import redis_link
+from meter.stream import unpack
+from meter.violation import Violation
+from shared import ids, redis_keys
+from shared.events import UsageEvent
+
+LOOKS_MAX: Final = 20
+"""How often an account that looks wrong is looked at."""
+LOOK_AGAIN_S: Final = 0.25
+OVERDUE_S_MAX: Final = 60
+"""Seconds past its deadline after which a hold counts as forgotten by the meter."""
+
+_PAGE_ROWS: Final = 500
+_ACCOUNTS: Final = """
+    SELECT a.account_id, a.shard, coalesce(b.balance_mc, 0) AS balance, coalesce(b.seq, 0) AS seq, a.revision,
+           a.floor_mc AS floor, a.status, a.plan, a.mode
+      FROM sundial.accounts a
+      LEFT JOIN sundial.balances b ON b.account_id = a.account_id
+     WHERE a.account_id > $1
+     ORDER BY a.account_id
+     LIMIT $2
+"""
+_ACCOUNTS_BY_ID: Final = _ACCOUNTS.replace("a.account_id > $1", "a.account_id = ANY ($1::uuid[])")
+_BOOKED: Final = """
+    SELECT u.event_id FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+      JOIN sundial.usage_events u ON u.account_id = i.account_id AND u.event_id = i.event_id
+"""
+_DEAD: Final = "SELECT event_id FROM sundial.dead_letters WHERE event_id = ANY ($1::uuid[])"
+_FIELDS: Final = ("balance", "seq", "revision", "floor", "status", "plan", "mode", "held", "unposted")
+
+
+class _Projected(msgspec.Struct):
+    """What Redis has of an account."""
+
+    fields: dict[str, str | None]
+    unposted: dict[UUID, int]
+    held: dict[UUID, int]
+
+
+async def audit_projection(pg_url: str, redis_url: str, *, quiet: bool) -> list[Violation]:
+    """What is wrong between Redis and Postgres. Raises asyncpg's, redis-py's and OS errors."""
+    connection = await asyncpg.connect(pg_url, server_settings={"application_name": "sundial audit"})
+    client = redis_link.connect(redis_url)
+    try:
+        found = await _audit_shards(client, quiet=quiet)
+        after = UUID(int=0)
+        while rows := await connection.fetch(_ACCOUNTS, after, _PAGE_ROWS):
+            after = rows[-1]["account_id"]
+            found.extend(await _audit_accounts(connection, client, rows, quiet=quiet))
+        if quiet:
+            found.extend(await _audit_strangers(connection, client))
+        return found
+    finally:
+        await client.aclose()
+        await connection.close()
+
+
+async def _audit_shards(client: Any, *, quiet: bool) -> list[Violation]:
+    found = []
+    now_s, _ = await client.time()
+    for shard in range(ids.SHARDS):
+        subject = f"shard {shard}"
+        if await client.get(redis_keys.epoch(shard)) is None:
+            found.append(Violation("epoch", subject, "Redis has no epoch: admission is closed until a meter rebuilds"))
+        overdue = await client.zcount(redis_keys.deadlines(shard), "-inf", now_s - OVERDUE_S_MAX)
+        if overdue:
+            found.append(Violation("holds", subject, f"{overdue} holds are more than {OVERDUE_S_MAX} s overdue"))
+        if quiet:
+            if left := await client.xlen(redis_keys.usage_stream(shard)):
+                found.append(Violation("stream", subject, f"{left} entries are left in the stream"))
+            if left := await client.zcard(redis_keys.deadlines(shard)):
+                found.append(Violation("holds", subject, f"{left} deadlines are left"))
+    return found
+
+
+async def _audit_accounts(connection: Any, client: Any, rows: list[Any], *, quiet: bool) -> list[Violation]:
+    """Look at a page of accounts, and again at those that look wrong, until they look right or stay wrong."""
+    for look in range(LOOKS_MAX):
+        if look:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            rows = await connection.fetch(_ACCOUNTS_BY_ID, [row["account_id"] for row in rows], _PAGE_ROWS)
+        projected = await _read(client, rows)
+        explained = await _explain(connection, client, projected, rows)
+        wrong = {
+            row["account_id"]: violations
+            for row in rows
+            if (violations := list(_differences(row, projected[row["account_id"]], explained, quiet=quiet)))
+        }
+        if not wrong:
+            return []
+        rows = [row for row in rows if row["account_id"] in wrong]
+    return [one for violations in wrong.values() for one in violations]
+
+
+async def _read(client: Any, rows: Iterable[Any]) -> dict[UUID, _Projected]:
+    pipeline = client.pipeline(transaction=True)
+    keys = [(row["shard"], row["account_id"]) for row in rows]
+    for shard, account_id in keys:
+        pipeline.hmget(redis_keys.account(shard, account_id), _FIELDS)
+        pipeline.hgetall(redis_keys.unposted(shard, account_id))
+        pipeline.hgetall(redis_keys.holds(shard, account_id))
+    answers = await pipeline.execute()
+    read: dict[UUID, _Projected] = {}
+    for (_, account_id), fields, unposted, holds in zip(keys, answers[::3], answers[1::3], answers[2::3], strict=True):
+        texts = [None if value is None else value.decode() for value in fields]
+        read[account_id] = _Projected(
+            fields=dict(zip(_FIELDS, texts, strict=True)),
+            unposted={UUID(event.decode()): int(charge) for event, charge in unposted.items()},
+            held={UUID(event.decode()): int(hold.split(b" ", 1)[0]) for event, hold in holds.items()},
+        )
+    return read
+
+
+class _Explained(msgspec.Struct):
+    """Where the events are that Redis counts as unposted."""
+
+    booked: set[UUID]
+    dead: set[UUID]
+    under_way: set[UUID]
+
+
+async def _explain(connection: Any, client: Any, projected: dict[UUID, _Projected], rows: Iterable[Any]) -> _Explained:
+    keys = [(account_id, event_id) for account_id, one in projected.items() for event_id in one.unposted]
+    if not keys:
+        return _Explained(set(), set(), set())
+    under_way = {
+        event_id for shard in {row["shard"] for row in rows} for event_id in await _events_in_stream(client, shard)
+    }
+    booked = {row["event_id"] for row in await connection.fetch(_BOOKED, *zip(*keys, strict=True))}
+    dead = {row["event_id"] for row in await connection.fetch(_DEAD, [event_id for _, event_id in keys])}
+    return _Explained(booked, dead, under_way)
+
+
+async def _events_in_stream(client: Any, shard: int) -> set[UUID]:
+    events: set[UUID] = set()
+    after = b"-"
+    while page := await client.xrange(redis_keys.usage_stream(shard), min=after, count=_PAGE_ROWS):
+        after = b"(" + page[-1][0]
+        messages = [entry.message for entry in unpack(page).entries]
+        events.update(message.event_id for message in messages if isinstance(message, UsageEvent))
+    return events
+
+
+def _differences(row: Any, projected: _Projected, explained: _Explained, *, quiet: bool) -> Iterable[Violation]:
+    subject = f"account {row['account_id']}"
+    for field in ("balance", "seq", "revision", "floor", "status", "plan", "mode"):
+        told, true = projected.fields[field], str(row[field])
+        if told != true:
+            yield Violation("projection", subject, f"{field} is {told} in Redis, {true} in Postgres")
+    for field, parts in (("held", projected.held), ("unposted", projected.unposted)):
+        total = int(projected.fields[field] or 0)
+        if total != sum(parts.values()):
+            yield Violation(field, subject, f"{field} is {total} mc, its parts sum to {sum(parts.values())} mc")
+    for event_id, charge_mc in projected.unposted.items():
+        if event_id in explained.dead:
+            continue
+        if event_id in explained.booked:
+            yield Violation("unposted", subject, f"event {event_id} is booked and still counts {charge_mc} mc unposted")
+        elif event_id not in explained.under_way:
+            yield Violation("unposted", subject, f"event {event_id} of {charge_mc} mc is neither booked nor under way")
+        elif quiet:
+            yield Violation("unposted", subject, f"event {event_id} of {charge_mc} mc is not booked yet")
+    if quiet and projected.held:
+        yield Violation("holds", subject, f"{sum(projected.held.values())} mc are still held")
+
+
+async def _audit_strangers(connection: Any, client: Any) -> list[Violation]:
+    """Accounts that Redis has and Postgres has not."""
+    found = []
+    async for key in client.scan_iter(match="{s??}:a:*", count=1_000):
+        account_id = UUID(key.decode().rpartition(":")[2])
+        if not await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM sundial.accounts WHERE account_id = $1)", account_id
+        ):
+            found.append(Violation("projection", f"account {account_id}", "is in Redis and not in Postgres"))
+    return found

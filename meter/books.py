@@ -1,0 +1,133 @@
+"""The books in Postgres: lock accounts, read them, write what was computed. No arithmetic, no decisions.
+
+Money of an account is only touched under the lock of its `balances` row, and locks are taken in account order, so that
+two meters wait for one another and do not deadlock. The clock is read after the locks: `recorded_at` rises with `seq`.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from meter.accounts import DRAW_COLUMNS, TRANSFER_COLUMNS, USAGE_EVENT_COLUMNS, Account, Rows
+from meter.draws import NEVER_US, OpenGrant, drawing_order
+from meter.posting import Introduction
+from meter.queries import QUERIES
+from shared import ids
+
+_ENSURE_ACCOUNTS: Final = QUERIES["ensure_accounts"]
+_ENSURE_BALANCES: Final = QUERIES["ensure_balances"]
+_LOCK_BALANCES: Final = QUERIES["lock_balances"]
+_READ_CLOCK: Final = QUERIES["read_clock"]
+_OPEN_GRANTS: Final = QUERIES["open_grants"]
+_KNOWN_EVENTS: Final = QUERIES["known_events"]
+_INSERT_GRANTS: Final = QUERIES["insert_grants"]
+_UPDATE_GRANT_BALANCES: Final = QUERIES["update_grant_balances"]
+_UPDATE_BALANCES: Final = QUERIES["update_balances"]
+
+
+def columns(rows: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
+    """Rows as the arrays that a statement takes, one parameter a column."""
+    return zip(*rows, strict=True)
+
+
+async def open_accounts(connection: Any, introductions: list[Introduction]) -> set[UUID]:
+    """Create the accounts that are introduced and do not exist, and correct the plan that was guessed for one.
+
+    Returns those that are announced for the first time: they get their plan's allowance, in this same transaction.
+    An account of an unknown directory is not created. Raises asyncpg's errors.
+    """
+    if not introductions:
+        return set()
+    rows = (
+        (
+            one.account_id,
+            one.directory_id,
+            one.external_id,
+            one.plan,
+            ids.shard_of(one.account_id),
+            one.announced,
+            one.email,
+            one.name,
+            one.role,
+        )
+        for one in introductions
+    )
+    changed = await connection.fetch(_ENSURE_ACCOUNTS, *columns(rows))
+    await connection.execute(_ENSURE_BALANCES, [one.account_id for one in introductions])
+    return {row["account_id"] for row in changed if row["revision"] == 1}
+
+
+async def lock(connection: Any, account_ids: Collection[UUID]) -> tuple[dict[UUID, Account], int]:
+    """Lock the accounts that exist, in order; returns them with their open grants, and Postgres's clock thereafter.
+
+    Raises asyncpg's errors, a lock that cannot be had in time among them.
+    """
+    wanted = list(account_ids)
+    accounts = {
+        row["account_id"]: Account(
+            account_id=row["account_id"],
+            balance_mc=row["balance_mc"],
+            seq=row["seq"],
+            recorded_at_us=row["recorded_at_us"],
+            grants=[],
+            shard=row["shard"],
+            revision=row["revision"],
+            floor_mc=row["floor_mc"],
+            status=row["status"],
+            plan=row["plan"],
+            mode=row["mode"],
+        )
+        for row in await connection.fetch(_LOCK_BALANCES, wanted)
+    }
+    now_us = await connection.fetchval(_READ_CLOCK)
+    for row in await connection.fetch(_OPEN_GRANTS, wanted):
+        accounts[row["account_id"]].grants.append(
+            OpenGrant(
+                grant_id=row["grant_id"],
+                remaining_mc=row["remaining_mc"],
+                priority=row["priority"],
+                expires_at_us=NEVER_US if row["expires_at_us"] is None else row["expires_at_us"],
+                seq=row["seq"],
+            )
+        )
+    for account in accounts.values():
+        if len(account.grants) > 1:
+            account.grants.sort(key=drawing_order)
+    return accounts, now_us
+
+
+async def known_events(connection: Any, keys: list[tuple[UUID, UUID]]) -> set[UUID]:
+    """Which of the events, given with their accounts, have been booked on them. Call it under the accounts' locks."""
+    if not keys:
+        return set()
+    return {row["event_id"] for row in await connection.fetch(_KNOWN_EVENTS, *columns(keys))}
+
+
+async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> None:
+    """Append the rows and bring the caches of the accounts to what they are after them. Raises asyncpg's errors."""
+    await _append(connection, "usage_events", USAGE_EVENT_COLUMNS, rows.usage_events)
+    await _append(connection, "transfers", TRANSFER_COLUMNS, rows.transfers)
+    await _append(connection, "draws", DRAW_COLUMNS, rows.draws)
+    if rows.transfers:
+        moved = {row[0] for row in rows.transfers}
+        await connection.execute(
+            _UPDATE_BALANCES,
+            *columns(
+                (one.account_id, one.balance_mc, one.seq, one.recorded_at_us)
+                for one in accounts
+                if one.account_id in moved
+            ),
+        )
+    if rows.grants:
+        await connection.execute(_INSERT_GRANTS, *columns(rows.grants))
+    if rows.drawn:
+        await connection.execute(
+            _UPDATE_GRANT_BALANCES,
+            *columns((account_id, grant.grant_id, grant.remaining_mc) for account_id, grant in rows.drawn.values()),
+        )
+
+
+async def _append(connection: Any, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """COPY: a third of the time that arrays take to encode, for the same work in Postgres."""
+    if rows:
+        await connection.copy_records_to_table(table, schema_name="sundial", columns=names, records=rows)

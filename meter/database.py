@@ -1,0 +1,90 @@
+"""Connections to Postgres, and what an error of theirs means for a batch."""
+
+import asyncio
+from typing import Any, Final
+
+import asyncpg
+
+CONNECT_TIMEOUT_S: Final = 10.0
+STATEMENT_TIMEOUT_S: Final = 30.0
+LOCK_TIMEOUT_S: Final = 10.0
+"""Wait for a row lock, in seconds, after which the batch is tried again."""
+CONNECTIONS_MAX: Final = 6
+"""Connections of one meter for posting; a reader without one waits its turn."""
+
+_SETTINGS: Final = {
+    "application_name": "sundial meter",
+    "timezone": "UTC",
+    "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
+    "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000)),
+    "idle_in_transaction_session_timeout": str(int(2 * STATEMENT_TIMEOUT_S * 1000)),
+    # Each statement finds its rows by key, and each plan is made once. Left to its estimates the planner would read
+    # whole tables while they are small, and keep that plan when they have grown.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+_POSTGRES_EPOCH_US: Final = 946_684_800_000_000
+"""2000-01-01, from which Postgres counts microseconds."""
+
+_DATA_CLASSES: Final = ("21", "22", "23")
+"""SQLSTATE classes that say something about the rows: cardinality, data (also where asyncpg itself could not encode a
+value), integrity."""
+
+
+def pool(url: str) -> Any:
+    """A pool for the meter's statements; `await` it to open it. Raises asyncpg's and OS errors then."""
+    return asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=CONNECTIONS_MAX,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=2 * STATEMENT_TIMEOUT_S,
+        server_settings=_SETTINGS,
+        init=_speak_microseconds,
+        reset=_keep,
+    )
+
+
+async def connect(url: str) -> Any:
+    """A connection of one's own, for LISTEN."""
+    return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=_SETTINGS)
+
+
+async def _speak_microseconds(connection: Any) -> None:
+    """Times come and go as Unix microseconds: exact, and several times cheaper than a datetime for each."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        format="tuple",
+        encoder=lambda unix_us: (unix_us - _POSTGRES_EPOCH_US,),
+        decoder=lambda value: value[0] + _POSTGRES_EPOCH_US,
+    )
+
+
+async def _keep(_connection: Any) -> None:
+    """Nothing to reset between two users of a connection: the meter sets nothing for a session."""
+
+
+def is_data_fault(error: BaseException) -> bool:
+    """Whether the rows themselves are at fault, so that the same batch can never be booked.
+
+    Everything else may pass: the connection is lost (08) or was never there, the transaction was a victim (40), the
+    server is short of something (53), is stopping or was told to cancel (57), has lost its disk (58), waits for a
+    lock too long (55), is read-only (25), lacks a table or a privilege that an operator will add (42).
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate)[:2] in _DATA_CLASSES
+    if isinstance(error, asyncpg.InterfaceError):
+        return False
+    return isinstance(error, ValueError | TypeError | OverflowError | LookupError | AssertionError)
+
+
+def is_passing_fault(error: BaseException) -> bool:
+    """Whether the same batch may be booked later. What is neither is a fault of the program."""
+    if is_data_fault(error):
+        return False
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | asyncio.TimeoutError)

@@ -1,0 +1,76 @@
+"""One batch of a shard's stream in one transaction: the commit point of money.
+
+What a transaction does, whatever the size of the batch: lock the accounts and open those that are missing; read the
+clock, the open grants and what is booked already; compute; append the rows, bring the caches up to date, put away what
+cannot be booked, note how far the stream is booked. It may be repeated as often as one likes: what is booked is known
+by its id, so an answer to COMMIT that is lost does no harm.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from meter import books
+from meter.posting import DeadLetter, Entry, Known, Posting, introductions, post
+from meter.queries import QUERIES
+from meter.tariffs import Tariffs
+from shared.events import UsageEvent
+
+_INSERT_DEAD_LETTERS: Final = QUERIES["insert_dead_letters"]
+_UPSERT_STREAM_POSITION: Final = QUERIES["upsert_stream_position"]
+
+
+class PoisonedStreamError(Exception):
+    """So many entries in a row cannot be booked that the fault must be the meter's or the tables', not the entries'."""
+
+
+class Ledger:
+    """Posts batches. One for all readers of a meter."""
+
+    def __init__(self, pool: Any, tariffs: Tariffs) -> None:
+        self._pool = pool
+        self._tariffs = tariffs
+
+    async def post(
+        self, shard: int, entries: Sequence[Entry], unreadable: Sequence[DeadLetter] = (), *, dead_max: int = 0
+    ) -> Posting:
+        """Book `entries` and put `unreadable` away, all or nothing. Raises what asyncpg raises (see meter.database).
+
+        Raises PoisonedStreamError, with nothing done, where more than `dead_max` dead letters and not one known or
+        booked entry are what it comes to.
+        """
+        messages = [entry.message for entry in entries]
+        async with self._pool.acquire() as connection:
+            tariff = await self._tariffs.covering(connection, messages)
+            async with connection.transaction(isolation="read_committed"):
+                accounts, now_us = await books.lock(connection, {message.account_id for message in messages})
+                newcomers: set[UUID] = set()
+                if unknown := introductions(messages, accounts):
+                    newcomers = await books.open_accounts(connection, unknown)
+                    opened, now_us = await books.lock(connection, {one.account_id for one in unknown})
+                    accounts.update(opened)
+                events = [(message.account_id, message.event_id) for message in messages if type(message) is UsageEvent]
+                known = Known(events=await books.known_events(connection, events), newcomers=newcomers)
+                posting = post(entries, accounts, known, tariff, now_us)
+                posting.dead.extend(unreadable)
+                if len(posting.dead) > dead_max and not posting.booked and not posting.repeated:
+                    raise PoisonedStreamError(f"the last: {posting.dead[-1].reason}")
+                await books.write(connection, posting.rows, posting.accounts.values())
+                await self._note(connection, shard, entries, posting.dead)
+        return posting
+
+    async def _note(self, connection: Any, shard: int, entries: Sequence[Entry], dead: Sequence[DeadLetter]) -> None:
+        """Put dead letters away, and note the highest entry that is dealt with."""
+        if dead:
+            rows = ((one.entry_id, one.reason, one.payload, one.account_id, one.event_id) for one in dead)
+            await connection.execute(_INSERT_DEAD_LETTERS, shard, *books.columns(rows))
+        dealt_with = {one.entry_id for one in entries} | {one.entry_id for one in dead}
+        if dealt_with:
+            newest = max(dealt_with, key=stream_order)
+            await connection.execute(_UPSERT_STREAM_POSITION, shard, newest, len(dealt_with))
+
+
+def stream_order(entry_id: str) -> tuple[int, int]:
+    """The order of entry ids: `milliseconds-number`, both as numbers."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)

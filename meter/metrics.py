@@ -1,0 +1,97 @@
+"""Every metric of the meter, with its meaning. Labels never name an account, a user or a key."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from meter.posting import Posting
+
+ENTRIES: Final = Counter(
+    "sundial_meter_entries",
+    "Stream entries that are dealt with, by result: booked, repeated (known by its id), or dead (set aside).",
+    ["result"],
+)
+ODD_EVENTS: Final = Counter(
+    "sundial_meter_odd_events",
+    "Booked usage events that carry a flag: unpriced (booked at the gateway's charge), charge_differs (the gateway had "
+    "counted another charge), off_time (its id's time is days from its booking).",
+    ["flag"],
+)
+EVIDENCE: Final = Counter(
+    "sundial_meter_usage_events", "Booked usage events, by how their usage was counted.", ["evidence"]
+)
+BATCH_ENTRIES: Final = Histogram(
+    "sundial_meter_batch_entries",
+    "Entries in one transaction.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+BATCH_SECONDS: Final = Histogram(
+    "sundial_meter_batch_seconds",
+    "Seconds that a batch takes: post is the transaction in Postgres, apply the telling of Redis, finish the "
+    "acknowledging and trimming.",
+    ["step"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+STREAM_ENTRIES: Final = Gauge(
+    "sundial_meter_stream_entries", "Entries in a shard's stream: read or not, none of them trimmed yet.", ["shard"]
+)
+STREAM_PENDING: Final = Gauge(
+    "sundial_meter_stream_pending", "Entries that a consumer has read and not yet acknowledged.", ["shard"]
+)
+STREAM_LAG: Final = Gauge(
+    "sundial_meter_stream_lag_seconds",
+    "Age of a shard's oldest entry that is not acknowledged: how far the books are behind.",
+    ["shard"],
+)
+SHARDS_STOPPED: Final = Gauge(
+    "sundial_meter_shards_stopped",
+    "Shards whose reader has stopped because everything looked like poison: a person must look at the dead letters.",
+)
+DEAD_LETTERS: Final = Gauge("sundial_meter_dead_letters", "Entries that are set aside for a person to look at.")
+ORDERS_QUEUED: Final = Gauge("sundial_meter_orders_queued", "Orders that wait to be posted.")
+ORDERS: Final = Counter("sundial_meter_orders", "Orders that are closed, by outcome: posted or refused.", ["outcome"])
+EXPIRIES: Final = Counter("sundial_meter_grants_expired", "Grants whose rest was taken back because they expired.")
+HOLDS_EXPIRED: Final = Counter(
+    "sundial_meter_holds_expired", "Holds that were closed because their gateway was not heard of any more."
+)
+HOLDS_OVERDUE: Final = Gauge(
+    "sundial_meter_holds_overdue", "Holds past their deadline that are not closed yet; 0 while the reaper keeps up."
+)
+REBUILDS: Final = Counter(
+    "sundial_meter_rebuilds",
+    "Shards whose projection was written anew, by reason: epoch (Redis had forgotten) or restart (it may have).",
+    ["reason"],
+)
+CATALOG_VERSION: Final = Gauge("sundial_meter_catalog_version", "Version of the newest catalog told to the gateways.")
+ANNOUNCEMENTS_QUEUED: Final = Gauge(
+    "sundial_meter_announcements_queued", "Changes among accounts, keys and prices that Redis has not been told yet."
+)
+DEFAULT_PARTITION_ROWS: Final = Gauge(
+    "sundial_meter_default_partition_rows",
+    "Rows of the books outside of every month's partition, by table: wrong clocks, or a month that is missing.",
+    ["table"],
+)
+FAULTS: Final = Counter(
+    "sundial_meter_faults",
+    "Faults after which a task waited and tried again, by task and kind of error.",
+    ["task", "error"],
+)
+VIOLATIONS: Final = Gauge(
+    "sundial_invariant_violations",
+    "Broken invariants that the last audit found, by rule; anything but 0 is a page.",
+    ["rule"],
+)
+
+
+def count(posting: Posting) -> None:
+    """Count what a committed batch came to."""
+    for result, entries in (("booked", posting.booked), ("repeated", posting.repeated), ("dead", len(posting.dead))):
+        ENTRIES.labels(result=result).inc(entries)
+    for flag, events in (
+        ("unpriced", posting.unpriced),
+        ("charge_differs", posting.differing),
+        ("off_time", posting.off_time),
+    ):
+        ODD_EVENTS.labels(flag=flag).inc(events)
+    for evidence, events in posting.evidence.items():
+        EVIDENCE.labels(evidence=evidence).inc(events)

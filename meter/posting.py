@@ -1,0 +1,280 @@
+"""Messages of the usage stream to rows of the books. Pure: no clock, no I/O; the same input gives the same rows.
+
+A message is one of
+  a usage event to book             → a usage row, a transfer, its draws
+  a usage event that is booked      → nothing, but Redis is told again that it is
+  the first sight of an account     → the grant of its plan's allowance and the transfer
+  of an account that was there      → nothing
+  one that no row can hold          → a dead letter, with the reason
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from meter.accounts import Account, Credit, Rows, Transfer, UnbookableError, charge, credit
+from shared import ids
+from shared.events import AccountSeen, StreamMessage, UsageEvent
+from shared.ids import EXTERNAL_ID_LENGTH_MAX
+from shared.pricing import Charge, PricedModel, RateCard
+from shared.pricing import charge as price
+from shared.units import MC_MAX
+from shared.usage import Evidence, Usage
+
+PLAN_GUESSED: Final = "default"
+"""Plan of an account that is known from a usage event alone, and where the announced one does not exist."""
+
+FLAG_UNPRICED: Final = "unpriced"
+"""The meter has no rates for the event: booked at the gateway's charge."""
+FLAG_CHARGE_DIFFERS: Final = "charge_differs"
+"""The gateway had counted another charge than the one that is booked."""
+FLAG_OFF_TIME: Final = "off_time"
+"""The time in the event's id is far from when it was booked: a wrong clock, or an event that was kept back."""
+
+ACCOUNT_UNKNOWN: Final = "account unknown: no such directory, or the message does not say whose account it is"
+
+OFF_TIME_MS_MAX: Final = 2 * 24 * 3600 * 1000
+"""Distance in ms between an event's own time and its booking from which on it is flagged: two days, because a journal
+may bring an event a day late."""
+
+_NO_CHARGE: Final = Charge(charge_mc=0, cost_nano=0, priced=True)
+_encode_usage = msgspec.json.Encoder().encode
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a shard's stream that could be read."""
+
+    entry_id: str
+    payload: bytes
+    message: StreamMessage
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """An entry that cannot be booked. The ids are those of a usage event that could be read, else None."""
+
+    entry_id: str
+    payload: bytes
+    reason: str
+    account_id: UUID | None = None
+    event_id: UUID | None = None
+
+
+class Tariff(msgspec.Struct):
+    """Rates by price version and model, and the rate cards: whatever a batch may need, as far as it exists."""
+
+    models: Mapping[int, Mapping[str, PricedModel]]
+    cards: Mapping[str, RateCard]
+
+
+class Known(msgspec.Struct):
+    """What the books hold of this batch already, read under the locks of its accounts."""
+
+    events: set[UUID]
+    """Events among the batch's that are booked, on the account that they name."""
+    newcomers: set[UUID]
+    """Accounts that are announced for the first time by this batch: they get their allowance."""
+
+
+class Posting(msgspec.Struct):
+    """What one batch comes to."""
+
+    rows: Rows
+    accounts: dict[UUID, Account]
+    """Every account that Redis must be told about, as it is after the batch."""
+    reported: dict[UUID, list[UUID]]
+    """Events by account that are in the books, by this batch or an earlier one."""
+    dead: list[DeadLetter]
+    evidence: Counter[str]
+    """Booked usage events by their evidence."""
+    booked: int = 0
+    repeated: int = 0
+    unpriced: int = 0
+    differing: int = 0
+    off_time: int = 0
+
+
+class Introduction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message says of its account, to create the account from."""
+
+    account_id: UUID
+    directory_id: UUID
+    external_id: str
+    plan: str
+    announced: bool
+    """By an AccountSeen; else the plan is a guess, corrected when the announcement comes."""
+    email: str = ""
+    name: str = ""
+    role: str = ""
+
+
+def introductions(messages: Iterable[StreamMessage], accounts: Mapping[UUID, Account]) -> list[Introduction]:
+    """What must be created, or completed where its plan is a guess: one for each account, ordered by account.
+
+    Who is introduced wrongly (an id that does not follow from directory and external id, or an external id of
+    impossible length) is left out: the account stays unknown and the message becomes a dead letter.
+    """
+    found: dict[UUID, Introduction] = {}
+    for message in messages:
+        account = accounts.get(message.account_id)
+        announced = isinstance(message, AccountSeen)
+        if account is not None and not (announced and account.revision == 0):
+            continue
+        if message.account_id in found and not announced:
+            continue
+        if message.directory_id is None or not 0 < len(message.external_id) <= EXTERNAL_ID_LENGTH_MAX:
+            continue
+        if ids.account_id(message.directory_id, message.external_id) != message.account_id:
+            continue
+        found[message.account_id] = Introduction(
+            account_id=message.account_id,
+            directory_id=message.directory_id,
+            external_id=message.external_id,
+            plan=message.plan if isinstance(message, AccountSeen) else PLAN_GUESSED,
+            announced=announced,
+            email=message.email if isinstance(message, AccountSeen) else "",
+            name=message.name if isinstance(message, AccountSeen) else "",
+            role=message.role if isinstance(message, AccountSeen) else "",
+        )
+    return sorted(found.values(), key=lambda one: one.account_id)
+
+
+def recompute(
+    tariff: Tariff, usage: Usage, evidence: Evidence, priced_as: str, version: int, card: str, service_tier: str
+) -> Charge | None:
+    """The charge that the books must show, from what an event says of itself; None where there are no rates for it."""
+    if evidence == "none":
+        return _NO_CHARGE
+    model = tariff.models.get(version, {}).get(priced_as)
+    rate_card = tariff.cards.get(card)
+    if model is None or rate_card is None:
+        return None
+    charged = price(usage, model, rate_card, service_tier)
+    return charged if charged.priced else None
+
+
+def post(
+    entries: Sequence[Entry], accounts: Mapping[UUID, Account], known: Known, tariff: Tariff, now_us: int
+) -> Posting:
+    """Book `entries` on `accounts` (moved on in place), of which `known` is booked; `now_us` is Postgres's clock."""
+    posting = Posting(rows=Rows(), accounts={}, reported={}, dead=[], evidence=Counter())
+    for entry in entries:
+        message = entry.message
+        account = accounts.get(message.account_id)
+        try:
+            if account is None:
+                posting.dead.append(dead_letter(entry, ACCOUNT_UNKNOWN))
+                continue
+            if type(message) is UsageEvent:
+                if message.event_id in known.events:
+                    posting.repeated += 1
+                else:
+                    _book_usage(posting, account, message, tariff, now_us)
+                    known.events.add(message.event_id)
+                posting.reported.setdefault(account.account_id, []).append(message.event_id)
+            elif isinstance(message, AccountSeen):
+                if message.account_id in known.newcomers:
+                    known.newcomers.remove(message.account_id)
+                    _book_allowance(posting, account, message, now_us)
+                else:
+                    posting.repeated += 1
+            posting.accounts[account.account_id] = account
+        except UnbookableError as reason:
+            posting.dead.append(dead_letter(entry, str(reason)))
+    return posting
+
+
+def dead_letter(entry: Entry, reason: str) -> DeadLetter:
+    event_id = entry.message.event_id if isinstance(entry.message, UsageEvent) else None
+    return DeadLetter(entry.entry_id, entry.payload, reason, entry.message.account_id, event_id)
+
+
+def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_us: int) -> None:
+    """The id of the grant follows from the account and its plan, that of its transfer from the grant and the time."""
+    if not 0 <= seen.allowance_mc <= MC_MAX:
+        raise UnbookableError(f"allowance of {seen.allowance_mc} mc is out of bounds")
+    if not seen.allowance_mc:
+        return
+    grant_id = ids.allowance_id(seen.account_id, seen.plan, "first")
+    transfer = Transfer(
+        transfer_id=ids.uuid7(now_us // 1000, grant_id.bytes[-10:]),
+        kind="grant",
+        contra="grant",
+        occurred_at_us=seen.seen_at_us,
+        link_id=grant_id,
+        memo=f"allowance of plan {seen.plan}",
+    )
+    given = Credit(grant_id=grant_id, kind="allowance", amount_mc=seen.allowance_mc)
+    credit(account, posting.rows, transfer, given, now_us)
+    posting.booked += 1
+
+
+def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: Tariff, now_us: int) -> None:
+    flags = event.flags
+    charged = recompute(
+        tariff, event.usage, event.evidence, event.priced_as, event.price_version, event.card, event.service_tier
+    )
+    if charged is None:
+        charge_mc, cost_nano = event.charge_mc, event.cost_nano
+        flags = _with(flags, FLAG_UNPRICED)
+        posting.unpriced += 1
+    else:
+        charge_mc, cost_nano = charged.charge_mc, charged.cost_nano
+        for flag in charged.flags:
+            flags = _with(flags, flag)
+        if charge_mc != event.charge_mc:
+            flags = _with(flags, FLAG_CHARGE_DIFFERS)
+            posting.differing += 1
+    if abs(ids.uuid7_ms(event.event_id) - now_us // 1000) > OFF_TIME_MS_MAX:
+        flags = _with(flags, FLAG_OFF_TIME)
+        posting.off_time += 1
+    if not 0 <= charge_mc <= MC_MAX:
+        raise UnbookableError(f"charge of {charge_mc} mc is out of bounds")
+
+    transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=event.settled_at_us)
+    charge(account, posting.rows, transfer, charge_mc, now_us)
+    usage = event.usage
+    posting.rows.usage_events.append(
+        (
+            event.account_id,
+            event.event_id,
+            event.key_id,
+            event.family,
+            event.model_asked,
+            event.model_answered,
+            event.priced_as,
+            event.price_version,
+            event.card,
+            event.service_tier,
+            usage.tokens_in,
+            usage.tokens_out,
+            _encode_usage(usage).decode(),
+            charge_mc,
+            cost_nano,
+            event.charge_mc,
+            event.upstream_cost_nano,
+            event.hold_mc,
+            event.evidence,
+            event.outcome,
+            flags,
+            event.stream,
+            event.status,
+            event.started_at_us,
+            event.first_byte_us,
+            event.settled_at_us,
+            event.upstream_call_id,
+            event.gateway,
+            event.conversation,
+            event.message,
+            event.purpose,
+            account.recorded_at_us,
+        )
+    )
+    posting.booked += 1
+    posting.evidence[event.evidence] += 1
+
+
+def _with(flags: tuple[str, ...], flag: str) -> tuple[str, ...]:
+    return flags if flag in flags else (*flags, flag)

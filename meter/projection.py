@@ -1,0 +1,188 @@
+"""What the meter tells the gateways through Redis, each part in one function. Postgres has the truth; all of this may
+be repeated, and late repeats do no harm."""
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from meter.accounts import Account
+from meter.prices import PriceBook
+from meter.queries import QUERIES
+from meter.redis_link import Scripts
+from meter.tariffs import rate_cards
+from shared import redis_keys
+from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_catalog, encode_key
+
+PAGE_ROWS: Final = 1_000
+"""Accounts or keys that are read and told at once."""
+CATALOG_KEPT_S: Final = 24 * 3600
+"""How long a catalog stays after the next one has replaced it, for gateways that are just reading it."""
+
+_ACCOUNTS_OF_SHARD: Final = QUERIES["accounts_of_shard"]
+_ACCOUNTS_BY_ID: Final = QUERIES["accounts_by_id"]
+_KEYS_AFTER: Final = QUERIES["keys_after"]
+_KEYS_BY_HASH: Final = QUERIES["keys_by_hash"]
+_PLANS: Final = QUERIES["plans"]
+_NEWEST_PRICE_VERSION: Final = QUERIES["newest_price_version"]
+_READ_CLOCK: Final = QUERIES["read_clock"]
+
+
+class Projection:
+    """Writes the projection. One for all tasks of a meter."""
+
+    def __init__(self, client: Any, pool: Any, prices: PriceBook) -> None:
+        self._client = client
+        self._pool = pool
+        self._prices = prices
+        self._scripts = Scripts(client)
+
+    # Accounts
+
+    async def apply(self, accounts: Iterable[Account], posted: Mapping[UUID, Sequence[UUID]]) -> int:
+        """Tell what was committed; the events that are `posted` stop counting as unposted. Returns how many did.
+
+        Raises redis-py's errors.
+        """
+        calls = [
+            (
+                2,
+                (
+                    redis_keys.account(one.shard, one.account_id),
+                    redis_keys.unposted(one.shard, one.account_id),
+                    one.balance_mc,
+                    one.seq,
+                    one.revision,
+                    one.floor_mc,
+                    one.status,
+                    one.plan,
+                    one.mode,
+                    *map(str, posted.get(one.account_id, ())),
+                ),
+            )
+            for one in accounts
+        ]
+        return sum(await self._scripts.run("apply", calls)) if calls else 0
+
+    async def apply_by_id(self, account_ids: Collection[UUID]) -> None:
+        """Tell how these accounts stand in Postgres. Raises asyncpg's and redis-py's errors."""
+        rows = await self._pool.fetch(_ACCOUNTS_BY_ID, list(account_ids))
+        await self.apply([_account(row) for row in rows], {})
+
+    async def epoch(self, shard: int) -> str | None:
+        """The mark of the shard's last rebuild: `run id of Redis then/id`; None where Redis has forgotten."""
+        found = await self._client.get(redis_keys.epoch(shard))
+        return None if found is None else str(found.decode())
+
+    async def rebuild(self, shard: int, run_id: str, *, forgotten: bool) -> int:
+        """Tell every account of a shard, then set its epoch, which opens admission. Returns the number of accounts.
+
+        Where the epoch was missing the marks of age are wiped first, so that what Redis still has, of whatever origin,
+        is overwritten: before the page is read, so that a balance committed meanwhile is not lost.
+        """
+        told = 0
+        after = UUID(int=0)
+        while True:
+            rows = await self._pool.fetch(_ACCOUNTS_OF_SHARD, shard, after, PAGE_ROWS)
+            if not rows:
+                break
+            after = rows[-1]["account_id"]
+            if forgotten:
+                pipeline = self._client.pipeline(transaction=False)
+                for row in rows:
+                    pipeline.hdel(redis_keys.account(shard, row["account_id"]), "seq", "revision")
+                await pipeline.execute()
+                rows = await self._pool.fetch(_ACCOUNTS_BY_ID, [row["account_id"] for row in rows])
+            await self.apply([_account(row) for row in rows], {})
+            told += len(rows)
+        await self._client.set(redis_keys.epoch(shard), f"{run_id}/{uuid.uuid4()}")
+        return told
+
+    # Keys
+
+    async def publish_keys(self) -> None:
+        """Tell every key, and take away what is none. Raises asyncpg's and redis-py's errors."""
+        told = set(await self._client.hkeys(redis_keys.API_KEYS))
+        after = b""
+        while True:
+            rows = await self._pool.fetch(_KEYS_AFTER, after, PAGE_ROWS)
+            if not rows:
+                break
+            after = bytes.fromhex(rows[-1]["sha256"])
+            await self._set_keys(rows)
+            told -= {row["sha256"].encode() for row in rows}
+        if told:
+            await self._client.hdel(redis_keys.API_KEYS, *told)
+
+    async def publish_key(self, hashes: Collection[str]) -> None:
+        """Tell the keys with these SHA-256 (hex), and that they changed."""
+        if not hashes:
+            return
+        rows = await self._pool.fetch(_KEYS_BY_HASH, [bytes.fromhex(one) for one in hashes])
+        await self._set_keys(rows)
+        for row in rows:
+            await self._announce(f"key:{row['sha256']}")
+
+    async def _set_keys(self, rows: Sequence[Any]) -> None:
+        if rows:
+            records = {row["sha256"]: encode_key(_key(row)) for row in rows}
+            await self._client.hset(redis_keys.API_KEYS, mapping=records)
+
+    # Catalog
+
+    async def publish_catalog(self) -> int:
+        """Tell prices, cards and plans, where they are not what the newest catalog says. Returns its version.
+
+        Raises asyncpg's and redis-py's errors.
+        """
+        version = int(await self._client.get(redis_keys.CATALOG_VERSION) or 0)
+        known = await self._client.get(redis_keys.catalog(version)) if version else None
+        catalog = await self._read_catalog(version)
+        if known is not None and decode_catalog(known) == catalog:
+            return version
+        now_ms: int = await self._pool.fetchval(_READ_CLOCK) // 1000
+        version = max(version + 1, now_ms)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.set(redis_keys.catalog(version), encode_catalog(msgspec.structs.replace(catalog, version=version)))
+        pipeline.set(redis_keys.CATALOG_VERSION, version)
+        pipeline.expire(redis_keys.catalog(catalog.version), CATALOG_KEPT_S)
+        await pipeline.execute()
+        await self._announce("catalog")
+        return version
+
+    async def _read_catalog(self, version: int) -> Catalog:
+        async with self._pool.acquire() as connection:
+            price_version = await connection.fetchval(_NEWEST_PRICE_VERSION) or 0
+            return Catalog(
+                version=version,
+                price_version=price_version,
+                models=await self._prices.load(connection, price_version) if price_version else {},
+                cards=await rate_cards(connection),
+                plans={row["plan"]: _plan(row) for row in await connection.fetch(_PLANS)},
+            )
+
+    async def _announce(self, what: str) -> None:
+        await self._client.xadd(redis_keys.CHANGES, {"what": what}, maxlen=redis_keys.CHANGES_KEPT, approximate=True)
+
+
+def _account(row: Any) -> Account:
+    return Account(recorded_at_us=0, grants=[], **row)
+
+
+def _key(row: Any) -> KeyRecord:
+    return KeyRecord(
+        key_id=row["key_id"],
+        kind=row["kind"],
+        account_id=row["account_id"],
+        directory_id=row["directory_id"],
+        plan=row["plan"],
+        status=row["status"],
+        expires_at=row["expires_at"],
+        name=row["name"],
+    )
+
+
+def _plan(row: Any) -> Plan:
+    return Plan(plan=row["plan"], card=row["card"], allowance_mc=row["allowance_mc"], models=tuple(row["models"]))

@@ -1,0 +1,165 @@
+-- The invariants, one statement each: what it returns are violations, as `subject` and `detail`. All of them see the
+-- same snapshot. The numbers are those of the list of invariants in ARCHITECTURE.md.
+
+-- name: conservation --
+-- I1: the balances sum to the transfers.
+SELECT 'all accounts' AS subject, format('balances sum to %s mc, transfers to %s mc', balances, transfers) AS detail
+  FROM (SELECT (SELECT coalesce(sum(balance_mc), 0) FROM sundial.balances) AS balances,
+               (SELECT coalesce(sum(amount_mc), 0) FROM sundial.transfers) AS transfers) AS sums
+ WHERE balances <> transfers;
+
+-- name: double_entry --
+-- I1: the two sides of all transfers cancel.
+SELECT 'all entries' AS subject, format('the entries sum to %s mc', sum(amount_mc)) AS detail
+  FROM sundial.entries
+HAVING sum(amount_mc) <> 0;
+
+-- name: clearing --
+-- I1: what moves through the clearing account leaves it again, link by link.
+SELECT format('link %s', link_id) AS subject, format('%s mc are left in clearing', -sum(amount_mc)) AS detail
+  FROM sundial.transfers
+ WHERE contra = 'clearing'
+ GROUP BY link_id
+HAVING sum(amount_mc) <> 0;
+
+-- name: history --
+-- I2: per account seq is 1..n without a gap, each balance follows from the one before, time never goes back.
+SELECT format('account %s', account_id) AS subject,
+       format('seq %s with balance %s mc at %s follows seq %s with balance %s mc at %s by %s mc', seq, balance_after_mc,
+              recorded_at, seq_before, balance_before_mc, recorded_before, amount_mc) AS detail
+  FROM (SELECT account_id, seq, amount_mc, balance_after_mc, recorded_at,
+               lag(seq, 1, 0::bigint) OVER account AS seq_before,
+               lag(balance_after_mc, 1, 0::bigint) OVER account AS balance_before_mc,
+               lag(recorded_at, 1, '-infinity') OVER account AS recorded_before
+          FROM sundial.transfers
+        WINDOW account AS (PARTITION BY account_id ORDER BY seq)) AS steps
+ WHERE seq <> seq_before + 1 OR balance_after_mc <> balance_before_mc + amount_mc OR recorded_at < recorded_before;
+
+-- name: balance_cache --
+-- I2: the running balance is that of the last transfer.
+SELECT format('account %s', coalesce(b.account_id, t.account_id)) AS subject,
+       format('balance %s mc at seq %s, but the last transfer says %s mc at seq %s', b.balance_mc, b.seq,
+              t.balance_after_mc, t.seq) AS detail
+  FROM sundial.balances b
+  FULL JOIN (SELECT DISTINCT ON (account_id) account_id, seq, balance_after_mc
+               FROM sundial.transfers
+              ORDER BY account_id, seq DESC) AS t ON t.account_id = b.account_id
+ WHERE b.account_id IS NULL
+    OR b.seq <> coalesce(t.seq, 0) OR b.balance_mc <> coalesce(t.balance_after_mc, 0);
+
+-- name: once --
+-- I3: an event is booked once, on one account.
+SELECT format('event %s', event_id) AS subject, format('is booked %s times', count(*)) AS detail
+  FROM sundial.usage_events
+ GROUP BY event_id
+HAVING count(*) > 1;
+
+-- name: usage_transfers --
+-- I3: every usage event has its transfer and the other way round, and the amounts agree.
+SELECT format('event %s of account %s', coalesce(u.event_id, t.transfer_id), coalesce(u.account_id, t.account_id)) AS subject,
+       format('charge %s mc, transfer %s mc', u.charge_mc, t.amount_mc) AS detail
+  FROM sundial.usage_events u
+  FULL JOIN (SELECT account_id, transfer_id, amount_mc FROM sundial.transfers WHERE kind = 'usage') AS t
+    ON t.account_id = u.account_id AND t.transfer_id = u.event_id
+ WHERE u.event_id IS NULL OR t.transfer_id IS NULL OR u.charge_mc <> -t.amount_mc;
+
+-- name: order_transfers --
+-- I3: a posted order has its transfer, a refused one has none, and an order without an outcome is still queued.
+SELECT format('order %s', o.order_id) AS subject,
+       format('outcome %s, ordered %s mc, transfer %s mc, queued: %s', c.outcome, o.amount_mc, t.amount_mc,
+              q.order_id IS NOT NULL) AS detail
+  FROM sundial.orders o
+  LEFT JOIN sundial.order_outcomes c ON c.order_id = o.order_id
+  LEFT JOIN sundial.order_queue q ON q.order_id = o.order_id
+  LEFT JOIN sundial.transfers t ON t.account_id = o.account_id AND t.transfer_id = o.order_id
+ WHERE CASE c.outcome
+       WHEN 'posted' THEN t.amount_mc IS DISTINCT FROM o.amount_mc
+       WHEN 'refused' THEN t.amount_mc IS NOT NULL
+       ELSE q.order_id IS NULL OR t.amount_mc IS NOT NULL END;
+
+-- name: grant_cache --
+-- I12: what a grant has left is what it was less its draws, neither negative nor more than it was.
+SELECT format('grant %s of account %s', coalesce(g.grant_id, b.grant_id), coalesce(g.account_id, b.account_id)) AS subject,
+       format('granted %s mc, drawn %s mc, left %s mc', g.amount_mc, coalesce(d.drawn_mc, 0), b.remaining_mc) AS detail
+  FROM sundial.grants g
+  FULL JOIN sundial.grant_balances b ON b.account_id = g.account_id AND b.grant_id = g.grant_id
+  LEFT JOIN (SELECT account_id, grant_id, sum(amount_mc) AS drawn_mc FROM sundial.draws GROUP BY account_id, grant_id) AS d
+    ON d.account_id = g.account_id AND d.grant_id = g.grant_id
+ WHERE g.grant_id IS NULL OR b.grant_id IS NULL
+    OR b.remaining_mc <> g.amount_mc - coalesce(d.drawn_mc, 0) OR b.remaining_mc > g.amount_mc
+    OR (b.priority, b.expires_at, b.seq) IS DISTINCT FROM (g.priority, g.expires_at, g.seq);
+
+-- name: grant_sums --
+-- I12: what grants have left sums to the balance, or to nothing while it is negative.
+SELECT format('account %s', b.account_id) AS subject,
+       format('balance %s mc, but its grants have %s mc left', b.balance_mc, coalesce(g.remaining_mc, 0)) AS detail
+  FROM sundial.balances b
+  LEFT JOIN (SELECT account_id, sum(remaining_mc) AS remaining_mc FROM sundial.grant_balances GROUP BY account_id) AS g
+    ON g.account_id = b.account_id
+ WHERE coalesce(g.remaining_mc, 0) <> greatest(b.balance_mc, 0);
+
+-- name: grant_transfers --
+-- I12: a credit and its grant come together, with the same amount.
+SELECT format('grant %s of account %s', g.grant_id, g.account_id) AS subject,
+       format('granted %s mc, transfer %s mc', g.amount_mc, t.amount_mc) AS detail
+  FROM sundial.grants g
+  FULL JOIN (SELECT account_id, transfer_id, amount_mc, seq FROM sundial.transfers WHERE amount_mc > 0) AS t
+    ON t.account_id = g.account_id AND t.transfer_id = g.transfer_id
+ WHERE g.grant_id IS NULL OR t.transfer_id IS NULL OR g.amount_mc <> t.amount_mc OR g.seq <> t.seq;
+
+-- name: draw_transfers --
+-- I12: no transfer draws more than it moves, nothing is drawn for none, and what a charge leaves undrawn is debt.
+SELECT format('transfer %s of account %s', d.transfer_id, d.account_id) AS subject,
+       format('moves %s mc to a balance of %s mc and draws %s mc', t.amount_mc, t.balance_after_mc, d.drawn_mc) AS detail
+  FROM (SELECT account_id, transfer_id, sum(amount_mc) AS drawn_mc FROM sundial.draws GROUP BY account_id, transfer_id) AS d
+  FULL JOIN (SELECT account_id, transfer_id, amount_mc, balance_after_mc FROM sundial.transfers) AS t
+    ON t.account_id = d.account_id AND t.transfer_id = d.transfer_id
+ WHERE t.transfer_id IS NULL
+    OR coalesce(d.drawn_mc, 0) <> CASE
+       WHEN t.amount_mc > 0 THEN least(greatest(t.amount_mc - t.balance_after_mc, 0), t.amount_mc)
+       ELSE least(greatest(t.balance_after_mc - t.amount_mc, 0), -t.amount_mc) END;
+
+-- name: append_only --
+-- I15: nobody but the owner of the books may change or remove a row.
+SELECT format('%s', c.oid::regclass) AS subject,
+       format('%s may %s', grantee::regrole, privilege_type) AS detail
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'sundial'
+ CROSS JOIN LATERAL (
+       SELECT grantee, privilege_type FROM aclexplode(c.relacl)
+        UNION ALL
+       SELECT x.grantee, x.privilege_type
+         FROM pg_attribute a CROSS JOIN LATERAL aclexplode(a.attacl) AS x
+        WHERE a.attrelid = c.oid) AS rights
+ WHERE c.relkind IN ('r', 'p') AND grantee <> c.relowner AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
+   AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
+       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'rate_cards');
+
+-- name: append_only_triggers --
+-- I15: every book and each of its partitions refuses changes of whoever it is.
+SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes is missing or off' AS detail
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'sundial'
+  LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname IN ('keep', 'keep_all') AND t.tgenabled IN ('O', 'A')
+   AND t.tgfoid = 'sundial.refuse_change'::regproc
+ WHERE c.relkind IN ('r', 'p')
+   AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
+       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'rate_cards')
+ GROUP BY c.oid
+HAVING count(t.oid) <> 2;
+
+-- name: default_partitions --
+-- A row outside of every month must be announced as such, by the flag off_time of its event: else a month is missing.
+SELECT format('%s %s of account %s', book, id, account_id) AS subject, 'lies outside of every month' AS detail
+  FROM (SELECT 'usage event' AS book, event_id AS id, account_id FROM sundial.usage_events_default
+         WHERE NOT 'off_time' = ANY (flags)
+        UNION ALL
+        SELECT 'transfer', t.transfer_id, t.account_id
+          FROM sundial.transfers_default t
+          LEFT JOIN sundial.usage_events u ON u.account_id = t.account_id AND u.event_id = t.transfer_id
+         WHERE NOT coalesce('off_time' = ANY (u.flags), false)
+        UNION ALL
+        SELECT 'draw of transfer', d.transfer_id, d.account_id
+          FROM sundial.draws_default d
+          LEFT JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.transfer_id
+         WHERE NOT coalesce('off_time' = ANY (u.flags), false)) AS strays;

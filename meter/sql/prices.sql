@@ -1,0 +1,23 @@
+-- Price versions: written once, whole, and never changed. meter/prices.py runs these.
+
+-- name: lock_prices --
+SELECT pg_advisory_xact_lock(hashtext('sundial.prices'));
+
+-- name: newest_prices --
+SELECT price_version, digest FROM sundial.price_versions ORDER BY price_version DESC LIMIT 1;
+
+-- name: price_definitions --
+SELECT definition::text AS definition FROM sundial.prices WHERE price_version = $1;
+
+-- name: insert_price_version --
+INSERT INTO sundial.price_versions (price_version, source, digest, created_by) VALUES ($1, $2, $3, $4);
+
+-- name: insert_prices --
+INSERT INTO sundial.prices (price_version, model, definition)
+SELECT $1, r.model, r.definition::jsonb FROM unnest($2::text[], $3::text[]) AS r (model, definition);
+
+-- name: announce_prices --
+INSERT INTO sundial.projection_queue (what) VALUES ('catalog');
+
+-- name: notify_prices --
+SELECT pg_notify('sundial_projection', '');

@@ -1,0 +1,216 @@
+-- Every statement of the meter but the audit's (sql/audit.sql), those of prices (sql/prices.sql) and the migrations.
+-- Rows come and go as arrays, one parameter a column: a statement costs the same round trip for one row and a thousand.
+-- The long books (usage_events, transfers, draws) are written by COPY instead, see meter/books.py.
+-- Times are Unix microseconds to the program (see meter/database.py), amounts millicredits.
+
+-- Opening accounts: only what no earlier batch of this process has met ----------------------------------------------
+
+-- name: ensure_accounts --
+INSERT INTO sundial.accounts AS a
+       (account_id, directory_id, external_id, plan, shard, revision, email, name, role)
+SELECT i.account_id, i.directory_id, i.external_id, coalesce(p.plan, 'default'), i.shard, i.announced::int,
+       i.email, i.name, i.role
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::boolean[],
+              $7::text[], $8::text[], $9::text[])
+       AS i (account_id, directory_id, external_id, plan, shard, announced, email, name, role)
+  JOIN sundial.directories d ON d.directory_id = i.directory_id
+  LEFT JOIN sundial.plans p ON p.plan = i.plan
+ ORDER BY i.account_id
+    ON CONFLICT (account_id) DO UPDATE
+   SET plan = excluded.plan,
+       revision = 1,
+       email = excluded.email,
+       name = excluded.name,
+       role = excluded.role,
+       updated_at = clock_timestamp()
+ WHERE a.revision = 0 AND excluded.revision = 1
+RETURNING a.account_id, a.revision;
+
+-- name: ensure_balances --
+INSERT INTO sundial.balances (account_id)
+SELECT a.account_id
+  FROM unnest($1::uuid[]) AS i (account_id)
+  JOIN sundial.accounts a ON a.account_id = i.account_id
+ ORDER BY a.account_id
+    ON CONFLICT (account_id) DO NOTHING;
+
+-- Locking and reading -----------------------------------------------------------------------------------------------
+
+-- name: lock_balances --
+SELECT b.account_id, b.balance_mc, b.seq, b.recorded_at AS recorded_at_us,
+       a.shard, a.revision, a.floor_mc, a.status, a.plan, a.mode
+  FROM sundial.balances b
+  JOIN sundial.accounts a ON a.account_id = b.account_id
+ WHERE b.account_id = ANY ($1::uuid[])
+ ORDER BY b.account_id
+   FOR UPDATE OF b;
+
+-- name: read_clock --
+SELECT clock_timestamp();
+
+-- name: open_grants --
+SELECT g.account_id, g.grant_id, g.remaining_mc, g.priority, g.seq,
+       g.expires_at AS expires_at_us
+  FROM unnest($1::uuid[]) AS i (account_id)
+  JOIN sundial.grant_balances g ON g.account_id = i.account_id AND g.open;
+
+-- name: known_events --
+SELECT u.event_id
+  FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+  JOIN sundial.usage_events u ON u.account_id = i.account_id AND u.event_id = i.event_id;
+
+-- name: rate_cards --
+SELECT card, definition FROM sundial.rate_cards ORDER BY card;
+
+-- Writing the books -------------------------------------------------------------------------------------------------
+
+-- name: insert_grants --
+WITH r AS (
+    SELECT *
+      FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::smallint[], $7::timestamptz[],
+                  $8::bigint[], $9::timestamptz[], $10::bigint[])
+           AS r (account_id, grant_id, transfer_id, kind, amount_mc, priority, expires_at, seq, recorded_at,
+                 remaining_mc)
+), book AS (
+    INSERT INTO sundial.grants
+           (account_id, grant_id, transfer_id, kind, amount_mc, priority, expires_at, seq, recorded_at)
+    SELECT account_id, grant_id, transfer_id, kind, amount_mc, priority, expires_at, seq, recorded_at FROM r
+)
+INSERT INTO sundial.grant_balances (account_id, grant_id, remaining_mc, priority, expires_at, seq)
+SELECT account_id, grant_id, remaining_mc, priority, expires_at, seq FROM r;
+
+-- name: update_grant_balances --
+UPDATE sundial.grant_balances g
+   SET remaining_mc = r.remaining_mc
+  FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS r (account_id, grant_id, remaining_mc)
+ WHERE g.account_id = r.account_id AND g.grant_id = r.grant_id;
+
+-- name: update_balances --
+UPDATE sundial.balances b
+   SET balance_mc = r.balance_mc, seq = r.seq, recorded_at = r.recorded_at
+  FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[]) AS r (account_id, balance_mc, seq, recorded_at)
+ WHERE b.account_id = r.account_id;
+
+-- name: insert_dead_letters --
+INSERT INTO sundial.dead_letters (shard, entry_id, reason, payload, account_id, event_id)
+SELECT $1, entry_id, reason, payload, account_id, event_id
+  FROM unnest($2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::uuid[])
+       AS r (entry_id, reason, payload, account_id, event_id)
+    ON CONFLICT (shard, entry_id) DO NOTHING;
+
+-- name: upsert_stream_position --
+INSERT INTO sundial.stream_positions AS p (shard, entry_id, entries)
+VALUES ($1, $2, $3)
+    ON CONFLICT (shard) DO UPDATE
+   SET entry_id = CASE WHEN string_to_array(excluded.entry_id, '-')::bigint[] > string_to_array(p.entry_id, '-')::bigint[]
+                       THEN excluded.entry_id ELSE p.entry_id END,
+       entries = p.entries + excluded.entries,
+       updated_at = clock_timestamp();
+
+-- Orders and expiry -------------------------------------------------------------------------------------------------
+
+-- name: queued_orders --
+SELECT o.order_id, o.account_id, o.kind, o.amount_mc, o.priority, o.memo,
+       o.expires_at AS expires_at_us, o.created_at AS created_at_us
+  FROM sundial.order_queue q
+  JOIN sundial.orders o ON o.order_id = q.order_id
+ WHERE q.shard = ANY ($1::smallint[])
+ ORDER BY q.order_id
+ LIMIT $2;
+
+-- name: closed_orders --
+SELECT order_id FROM sundial.order_outcomes WHERE order_id = ANY ($1::uuid[]);
+
+-- name: insert_order_outcomes --
+INSERT INTO sundial.order_outcomes (order_id, outcome, detail)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]);
+
+-- name: dequeue_orders --
+DELETE FROM sundial.order_queue WHERE order_id = ANY ($1::uuid[]);
+
+-- name: expired_grants --
+SELECT g.account_id, g.grant_id
+  FROM sundial.grant_balances g
+  JOIN sundial.accounts a ON a.account_id = g.account_id
+ WHERE g.open AND g.expires_at <= now() AND a.shard = ANY ($1::smallint[])
+ ORDER BY g.expires_at
+ LIMIT $2;
+
+-- Telling Redis -----------------------------------------------------------------------------------------------------
+
+-- name: announce_accounts --
+INSERT INTO sundial.projection_queue (what)
+SELECT 'account:' || account_id FROM unnest($1::uuid[]) AS i (account_id);
+
+-- name: announce_catalog --
+INSERT INTO sundial.projection_queue (what) VALUES ('catalog');
+
+-- name: notify_projection --
+SELECT pg_notify('sundial_projection', '');
+
+-- name: take_announcements --
+DELETE FROM sundial.projection_queue
+ WHERE position IN (SELECT position FROM sundial.projection_queue ORDER BY position LIMIT $1)
+RETURNING what;
+
+-- name: accounts_of_shard --
+SELECT a.account_id, coalesce(b.balance_mc, 0) AS balance_mc, coalesce(b.seq, 0) AS seq,
+       a.shard, a.revision, a.floor_mc, a.status, a.plan, a.mode
+  FROM sundial.accounts a
+  LEFT JOIN sundial.balances b ON b.account_id = a.account_id
+ WHERE a.shard = $1 AND a.account_id > $2
+ ORDER BY a.account_id
+ LIMIT $3;
+
+-- name: accounts_by_id --
+SELECT a.account_id, coalesce(b.balance_mc, 0) AS balance_mc, coalesce(b.seq, 0) AS seq,
+       a.shard, a.revision, a.floor_mc, a.status, a.plan, a.mode
+  FROM sundial.accounts a
+  LEFT JOIN sundial.balances b ON b.account_id = a.account_id
+ WHERE a.account_id = ANY ($1::uuid[]);
+
+-- name: keys_after --
+SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name,
+       coalesce(extract(epoch FROM expires_at)::bigint, 0) AS expires_at
+  FROM sundial.api_keys
+ WHERE sha256 > $1
+ ORDER BY sha256
+ LIMIT $2;
+
+-- name: keys_by_hash --
+SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name,
+       coalesce(extract(epoch FROM expires_at)::bigint, 0) AS expires_at
+  FROM sundial.api_keys
+ WHERE sha256 = ANY ($1::bytea[]);
+
+-- name: plans --
+SELECT plan, card, allowance_mc, models FROM sundial.plans ORDER BY plan;
+
+-- name: newest_price_version --
+SELECT max(price_version) FROM sundial.price_versions;
+
+-- Keeping house -----------------------------------------------------------------------------------------------------
+
+-- name: ensure_months --
+SELECT sundial.ensure_month((now() + make_interval(months => n))::date) FROM generate_series(-1, 2) AS n;
+
+-- name: queue_lengths --
+SELECT (SELECT count(*) FROM sundial.order_queue) AS orders,
+       (SELECT count(*) FROM sundial.projection_queue) AS announcements,
+       (SELECT count(*) FROM sundial.dead_letters) AS dead_letters,
+       (SELECT count(*) FROM sundial.transfers_default) AS transfers,
+       (SELECT count(*) FROM sundial.usage_events_default) AS usage_events,
+       (SELECT count(*) FROM sundial.draws_default) AS draws;
+
+-- name: seed_directory --
+INSERT INTO sundial.directories (directory_id, name)
+SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM sundial.directories)
+    ON CONFLICT DO NOTHING;
+
+-- name: seed_rate_card --
+INSERT INTO sundial.rate_cards (card, definition) VALUES ($1, $2::jsonb) ON CONFLICT DO NOTHING;
+
+-- name: seed_plan --
+INSERT INTO sundial.plans (plan, card, allowance_mc)
+SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM sundial.plans)
+    ON CONFLICT DO NOTHING;

@@ -1,0 +1,110 @@
+"""`sundial up`, `gateway`, `meter`, `migrate`: the programs themselves, started in the foreground."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from sundial.options import database_settings, debug_option, output_options, settings
+from sundial.problems import NegativeError, UnreachableError, WrongUsageError
+
+
+@contextmanager
+def _border(program: str) -> Iterator[None]:
+    """What may hinder a program's start, in one line each."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise WrongUsageError(
+                f"the {program} cannot listen: {error.strerror or error}. End what listens there, or set another port."
+            ) from error
+        if isinstance(error, ConnectionError | TimeoutError):
+            raise UnreachableError(
+                f"the {program} cannot reach a server it needs: {error}. See: sundial doctor"
+            ) from error
+        raise
+
+
+@click.command()
+@debug_option
+def up() -> None:
+    """Run everything on this machine, until Ctrl-C.
+
+    It is what `make up` runs: embedded PostgreSQL and Redis with their data under SUNDIAL_HOME (.sundial), a LiteLLM
+    proxy and a demo model behind it; with OPENAI_API_KEY set, OpenAI's models instead.
+
+    \b
+    Example:
+      sundial up
+    """
+    from deploy import up as deployment
+
+    deployment.main()
+
+
+@click.command()
+@debug_option
+def gateway() -> int:
+    """Run the gateway: it decides, forwards, measures.
+
+    It needs Redis and the upstream, never Postgres.
+
+    Settings: SUNDIAL_REDIS_URL, SUNDIAL_UPSTREAM_URL, SUNDIAL_GATEWAY_PORT (8080) and more, all reported if wrong.
+
+    \b
+    Example:
+      SUNDIAL_REDIS_URL=redis://127.0.0.1:6379/0 SUNDIAL_UPSTREAM_URL=http://127.0.0.1:4000/v1 sundial gateway
+    """
+    chosen = settings("GatewaySettings")
+    from gateway import app
+
+    with _border("gateway"):
+        return app.run(chosen)
+
+
+@click.command()
+@debug_option
+def meter() -> int:
+    """Run the meter: it books usage and orders.
+
+    It writes the books in Postgres and keeps Redis up to date with them.
+
+    Settings: SUNDIAL_DATABASE_URL, SUNDIAL_REDIS_URL, SUNDIAL_SHARDS (0-15) and more, all reported if wrong.
+
+    \b
+    Example:
+      SUNDIAL_SHARDS=0-7 sundial meter
+    """
+    chosen = settings("MeterSettings")
+    from meter import app
+
+    with _border("meter"):
+        return app.run(chosen)
+
+
+@click.command()
+@output_options
+def migrate(as_json: bool) -> None:
+    """Bring the database schema up to date. Safe to run again, and from several places at once.
+
+    \b
+    Example:
+      SUNDIAL_DATABASE_URL=postgresql://owner@127.0.0.1/sundial sundial migrate
+    """
+    url = database_settings().database_url
+    from meter import migrate as migration
+    from sundial import database, output
+
+    try:
+        with database.border(url):
+            ran = migration.run(url)
+    except migration.MigrationError as error:
+        raise NegativeError(str(error)) from error
+    if as_json:
+        output.print_json({"migrations": ran})
+    elif ran:
+        click.echo("\n".join(f"Ran {name}." for name in ran))
+    else:
+        click.echo("The database is up to date.")

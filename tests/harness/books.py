@@ -1,0 +1,35 @@
+"""`assert_books`: after whatever a test did, the books close and Redis says what they say."""
+
+import asyncio
+import time
+from typing import Final
+
+from redis import asyncio as aioredis
+
+from meter.audit import audit
+from shared import ids, redis_keys
+
+QUIET_S_MAX: Final = 15.0
+_POLL_S: Final = 0.02
+
+
+async def assert_books(database_url: str, redis_url: str, *, quiet: bool = True) -> None:
+    """Fail with every broken invariant. With `quiet` wait first until every stream is booked and every hold closed."""
+    if quiet:
+        await until_quiet(redis_url)
+    violations = await audit(database_url, redis_url, quiet=quiet)
+    assert not violations, "\n".join(["the books do not close:", *map(str, violations)])
+
+
+async def until_quiet(redis_url: str, timeout_s: float = QUIET_S_MAX) -> None:
+    """Until no stream has an entry and nothing is held, or the time is over: then the audit tells what is left."""
+    until = time.monotonic() + timeout_s
+    async with aioredis.Redis.from_url(redis_url) as client:
+        while time.monotonic() < until:
+            pipeline = client.pipeline(transaction=False)
+            for shard in range(ids.SHARDS):
+                pipeline.xlen(redis_keys.usage_stream(shard))
+                pipeline.zcard(redis_keys.deadlines(shard))
+            if not any(await pipeline.execute()):
+                return
+            await asyncio.sleep(_POLL_S)
