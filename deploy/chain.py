@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from deploy import demo_keys, surroundings
 from deploy.child import Child, PartFailedError
@@ -55,22 +55,23 @@ class Chain:
 
     async def start(self) -> tuple[Addresses, str, str]:
         """Everything up to both demo keys; returns these with the addresses. Raises PartFailedError and
-        EmbeddedServerError; what was started is for `stop` to end."""
+        EmbeddedServerError, alone or in a group; what was started is for `stop` to end."""
         upstream_url, upstream_key, waiting = await self._start_upstream()
-        addresses = self._serve(upstream_url, upstream_key)
-        await self._migrate(addresses)
-        await self._start_ours(addresses)
-        await self._step("Meter", self._children["meter"].ready(), addresses.meter_metrics_port)
-        await self._step("Gateway", self._children["gateway"].ready(), addresses.gateway_port)
-        environment = surroundings.command(self._environment, "json", addresses)
-        keys = await self._step("Demo keys", demo_keys.ensure(self._kept, addresses.gateway_url, environment))
-        for step in waiting:
-            await step
+        async with asyncio.TaskGroup() as tasks:
+            for step in waiting:
+                tasks.create_task(step)
+            addresses = self._serve(upstream_url, upstream_key)
+            await self._migrate(addresses)
+            await self._start_ours(addresses)
+            await self._step("Meter", self._children["meter"].ready(), addresses.meter_metrics_port)
+            await self._step("Gateway", self._children["gateway"].ready(), addresses.gateway_port)
+            environment = surroundings.command(self._environment, "json", addresses)
+            keys = await self._step("Demo keys", demo_keys.ensure(self._kept, addresses.gateway_url, environment))
         return addresses, *keys
 
     async def watch(self) -> None:
-        """Until a part ends that the chain cannot do without: raises PartFailedError, naming it. Gateway and meter are
-        started again."""
+        """Until a part ends that the chain cannot do without: raises PartFailedError in a group, naming it. Gateway and
+        meter are started again."""
         async with asyncio.TaskGroup() as tasks:
             for name, server in self._servers.items():
                 tasks.create_task(self._watch_server(name, server))
@@ -97,14 +98,14 @@ class Chain:
         forcing.cancel()
         await ending
 
-    async def _start_upstream(self) -> tuple[str, str, list[Awaitable[None]]]:
+    async def _start_upstream(self) -> tuple[str, str, list[Coroutine[Any, Any, None]]]:
         """Its URL, its key, and what is still to be waited for: LiteLLM takes longest and is needed last."""
         settings, kept = self._settings, self._kept
         if settings.upstream_url:
             return settings.upstream_url, settings.upstream_key, []
         if not _LITELLM.exists():
             raise PartFailedError(f"{_LITELLM} is missing. Run `make install`, or set SUNDIAL_UPSTREAM_URL.")
-        waiting: list[Awaitable[None]] = []
+        waiting: list[Coroutine[Any, Any, None]] = []
         demo_url, demo_key = "", kept.secret("demo-upstream-key")
         with_openai = bool(self._environment.get("OPENAI_API_KEY"))
         if not with_openai:
@@ -204,9 +205,10 @@ class Chain:
         return result
 
     async def _watch_server(self, name: str, server: ServerProcess) -> None:
-        while server.alive:
+        while True:
+            if not server.alive:
+                raise PartFailedError(f"{name} ended. Its log, {server.log}, ends:\n{server.log_tail()}")
             await asyncio.sleep(WATCH_S)
-        raise PartFailedError(f"{name} ended. Its log, {server.log}, ends:\n{server.log_tail()}")
 
     async def _watch_child(self, child: Child) -> None:
         await child.ended()

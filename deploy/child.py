@@ -24,7 +24,6 @@ POLL_S: Final = 0.1
 PROBE_TIMEOUT_S: Final = 2.0
 
 _LAUNCH: Final = Path(__file__).with_name("launch.py")
-_ROOT: Final = Path(__file__).resolve().parent.parent
 
 Relay = Callable[[str, str], None]
 """Told the part's name and one line of its output."""
@@ -70,7 +69,6 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=dict(self._environment),
-            cwd=_ROOT,
             start_new_session=True,
         )
         assert self._process.stdout is not None

@@ -50,7 +50,9 @@ async def _known(gateway_url: str, key: str) -> bool:
 async def _wait_until_known(gateway_url: str, key: str) -> None:
     try:
         async with asyncio.timeout(KNOWN_TIMEOUT_S):
-            while not await _known(gateway_url, key):
+            while True:
+                if await _known(gateway_url, key):
+                    return
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise PartFailedError(

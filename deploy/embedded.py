@@ -60,8 +60,8 @@ class EmbeddedPostgres(ServerProcess):
     def ensure_user(self, name: str, password: str, group: str) -> None:
         """A user who may log in with this password and do what `group`, a role that exists, may do."""
         user, role = _identifier(name), _identifier(group)
-        self.execute(
-            f"SELECT 'CREATE ROLE {user}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_literal(name)})"
+        self.execute(  # every name is quoted as SQL quotes it
+            f"SELECT 'CREATE ROLE {user}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_literal(name)})"  # noqa: S608
             f"\\gexec\nALTER ROLE {user} LOGIN PASSWORD {_literal(password)}; GRANT {role} TO {user}"
         )
 

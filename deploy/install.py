@@ -37,7 +37,6 @@ LITELLM = ROOT / ".venv-litellm"
 PIP_TO_UV = {
     # pip's name: uv's variable
     "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_INDEX",
     "find-links": "UV_FIND_LINKS",
     "trusted-host": "UV_INSECURE_HOST",
     "cert": "SSL_CERT_FILE",
@@ -57,8 +56,9 @@ class Steps:
         self.live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.log = ROOT / ".venv" / "install.log"
 
-    def run(self, what: str, commands: list[Command], env: dict[str, str] | None = None) -> None:
-        """Run commands one after the other. Raises InstallError with the end of their output."""
+    def run(self, what: str, commands: list[Command], envs: list[dict[str, str]] | None = None) -> None:
+        """Run commands one after the other, each in the first of the environments in which it succeeds. Raises
+        InstallError with the end of the output."""
         self.done += 1
         head = f"[{self.done}/{self.count}] {what}"
         started = time.monotonic()
@@ -70,7 +70,7 @@ class Steps:
             print(f"{head} ...", flush=True)
         try:
             for command in commands:
-                self._run(what, [str(part) for part in command], env)
+                self._run(what, [str(part) for part in command], envs or [dict(os.environ)])
         finally:
             finished.set()
             if self.live:
@@ -80,24 +80,26 @@ class Steps:
         if self.live:
             print(f"\033[32m✓\033[0m {head} \033[2m{took:.1f} s\033[0m", flush=True)
 
-    def _run(self, what: str, command: list[str], env: dict[str, str] | None) -> None:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if self.log.parent.is_dir():
-            with self.log.open("a", encoding="utf-8") as log:
-                log.write(f"$ {' '.join(command)}\n{done.stdout}\n")
-        if done.returncode != 0:
-            tail = "\n".join("    " + line for line in done.stdout.splitlines()[-LOG_TAIL_LINES:])
-            raise InstallError(f"{what} failed:\n\n{tail}\n\n{advice(done.stdout)}")
+    def _run(self, what: str, command: list[str], envs: list[dict[str, str]]) -> None:
+        for env in envs:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            if self.log.parent.is_dir():
+                with self.log.open("a", encoding="utf-8") as log:
+                    log.write(f"$ {' '.join(command)}\n{done.stdout}\n")
+            if done.returncode == 0:
+                return
+        tail = "\n".join("    " + line for line in done.stdout.splitlines()[-LOG_TAIL_LINES:])
+        raise InstallError(f"{what} failed:\n\n{tail}\n\n{advice(done.stdout)}")
 
     def _tick(self, head: str, started: float, finished: threading.Event) -> None:
         frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -200,17 +202,24 @@ def bootstrap() -> list[Command]:
     )
 
 
-def uv_environment() -> dict[str, str]:
-    """Our environment, with pip's index settings as uv's. The hashes make it safe to take a package from any index."""
+def uv_environments() -> list[dict[str, str]]:
+    """Our environment with pip's index settings as uv's: first with the main index alone, then, where there are extra
+    ones, with these too.
+
+    pip pools all indexes, while uv takes a release from the first index that has it, and looks at the extra ones first:
+    an extra index that mirrors some wheels of a release would hide the better ones. The hashes make any index safe.
+    """
     env = dict(os.environ)
     for name, variable in PIP_TO_UV.items():
         value = " ".join(pip_setting(name).split())
         if value and variable not in env:
             env[variable] = value.replace(" ", ",") if variable == "UV_FIND_LINKS" else value
-    env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
     env.setdefault("UV_PYTHON_DOWNLOADS", "never")
     env.pop("VIRTUAL_ENV", None)
-    return env
+    extra = " ".join(pip_setting("extra-index-url").split())
+    if not extra or "UV_INDEX" in env:
+        return [env]
+    return [env, {**env, "UV_INDEX": extra, "UV_INDEX_STRATEGY": "unsafe-best-match"}]
 
 
 def pip_setting(name: str) -> str:
@@ -236,18 +245,18 @@ def install() -> None:
     steps = Steps(4)
     steps.run("the installer", bootstrap())
     (VENV / "install.log").write_text("", encoding="utf-8")
-    env = uv_environment()
+    envs = uv_environments()
     uv = VENV / "bin" / "uv"
     into: Command = [uv, "pip", "install", "--quiet", "--python"]
     locked: Command = ["--require-hashes", "--requirement"]
     editable: Command = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
-    steps.run("Sundial's packages", [[*into, python_of(VENV), *locked, LOCKS / "dev.txt"]], env)
-    steps.run("Sundial itself", [[*into, python_of(VENV), *editable]], env)
+    steps.run("Sundial's packages", [[*into, python_of(VENV), *locked, LOCKS / "dev.txt"]], envs)
+    steps.run("Sundial itself", [[*into, python_of(VENV), *editable]], envs)
     make: list[Command] = (
         [] if works(LITELLM) else [[uv, "venv", "--quiet", "--clear", "--python", python_of(VENV), LITELLM]]
     )
     neighbour: Command = [*into, python_of(LITELLM), *locked, LOCKS / "litellm-proxy.txt"]
-    steps.run("LiteLLM, the neighbour", [*make, neighbour], env)
+    steps.run("LiteLLM, the neighbour", [*make, neighbour], envs)
     stamp.write_text(want, encoding="utf-8")
 
 

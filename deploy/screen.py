@@ -1,4 +1,4 @@
-"""What `sundial up` shows: progress while it starts, a summary, then every part's lines. Plain lines without a terminal."""
+"""What `sundial up` shows: progress, a summary, then every part's lines. Plain lines where there is no terminal."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ REFRESHES_PER_S: Final = 8
 
 class Screen:
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False)
         self.relaying = False
         """Whether the parts' lines are shown; while the chain starts they are only kept to explain a failure."""
         self._steps: dict[str, tuple[float, float, str]] = {}
@@ -64,22 +64,23 @@ class Screen:
     def line(self, part: str, text: str) -> None:
         """One line of a part's output, whatever is in it: colours are kept, markup is not interpreted."""
         if self.relaying:
-            head = Text(f"{part:<{NAME_WIDTH}} │ ", style=COLOURS.get(part, "white"))
-            self.console.print(head + Text.from_ansi(text))
+            head = (f"{part:<{NAME_WIDTH}} │ ", COLOURS.get(part, "white"))
+            self.console.print(Text.assemble(head, Text.from_ansi(text)), soft_wrap=True)
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style))
+        self.console.print(Text(text, style=style), soft_wrap=True)
 
     def fail(self, text: str) -> None:
-        self.console.print(Text(text, style="bold red" if self.is_terminal else ""))
+        self.console.print(Text(text, style="bold red"), soft_wrap=True)
 
-    def show(self, what: RenderableType) -> None:
-        self.console.print(what)
+    def show(self, lines: list[Text]) -> None:
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))
         now = time.monotonic()
-        for step, (began, took, note) in self._steps.items():
+        for step, (began, took, note) in list(self._steps.items()):
             mark: RenderableType = Text("✓", style="green") if took else self._spinner
             table.add_row(" ", mark, step, Text(f"{took or now - began:.1f} s", style="dim"), Text(note, style="dim"))
         return table

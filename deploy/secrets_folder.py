@@ -1,4 +1,4 @@
-"""What `sundial up` keeps between starts: secrets in `.sundial/secrets`, ports, and `.sundial/env` for people's shells."""
+"""What `sundial up` keeps between starts: secrets and ports in `.sundial/secrets`, and `.sundial/env` for shells."""
 
 import hashlib
 import secrets

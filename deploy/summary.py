@@ -5,12 +5,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from deploy.surroundings import Addresses
 from shared.settings import UpSettings
+
+LABEL_WIDTH = 13
 
 
 def summary(
@@ -20,17 +20,18 @@ def summary(
     demo_key: str,
     service_key: str,
     running: Mapping[str, int],
-) -> RenderableType:
-    """`running`: process ids by part."""
-    return Group(
+) -> list[Text]:
+    """Lines, not to be wrapped: keys and commands are copied from them. `running`: process ids by part."""
+    keys = {"Demo key": (demo_key, "account `demo`"), "Service key": (service_key, "may name users")}
+    return [
         Text("\nSundial is running\n", style="bold yellow"),
-        _places(addresses, settings, running),
+        *_rows(_places(addresses, settings, running)),
         Text(),
-        _keys(demo_key, service_key),
+        *_rows(keys),
         Text("\nTry it in another terminal:\n", style="bold"),
         *(Text(f"  {line}", style="cyan") for line in first_steps(env)),
         Text("\nCtrl-C ends everything. The ledger stays; the next start finds it again.\n", style="dim"),
-    )
+    ]
 
 
 def first_steps(env: Path) -> list[str]:
@@ -51,36 +52,29 @@ def first_steps(env: Path) -> list[str]:
     ]
 
 
-def _places(addresses: Addresses, settings: UpSettings, running: Mapping[str, int]) -> Table:
-    upstream = addresses.upstream_url
+def _places(addresses: Addresses, settings: UpSettings, running: Mapping[str, int]) -> dict[str, tuple[str, str]]:
+    behind = "as SUNDIAL_UPSTREAM_URL says"
     if "demo" in running:
-        upstream += "  LiteLLM, a demo model behind it (set OPENAI_API_KEY for real ones)"
+        behind = "LiteLLM, a demo model behind it (set OPENAI_API_KEY for real ones)"
     elif "litellm" in running:
-        upstream += "  LiteLLM, OpenAI behind it"
-    rows = {
-        "Gateway": f"{addresses.gateway_url}  for OpenAI clients and LibreChat",
-        "Upstream": upstream,
-        "Metrics": f"http://127.0.0.1:{addresses.gateway_metrics_port}/metrics  gateway\n"
-        f"http://127.0.0.1:{addresses.meter_metrics_port}/metrics  meter",
-        "Ledger": f"{_place(addresses.console_database_url)}  PostgreSQL",
-        "Holds": f"{_place(addresses.redis_url)}  Redis",
-        "Data": _short(settings.home),
-        "Processes": ", ".join(f"{name} {pid}" for name, pid in running.items()),
+        behind = "LiteLLM, OpenAI behind it"
+    return {
+        "Gateway": (addresses.gateway_url, "for OpenAI clients and LibreChat"),
+        "Upstream": (addresses.upstream_url, behind),
+        "Ledger": (_place(addresses.console_database_url), "PostgreSQL"),
+        "Holds": (_place(addresses.redis_url), "Redis"),
+        "Metrics": (f"http://127.0.0.1:{addresses.gateway_metrics_port}/metrics", "of the gateway"),
+        "": (f"http://127.0.0.1:{addresses.meter_metrics_port}/metrics", "of the meter"),
+        "Data": (_short(settings.home), "remove it to begin anew"),
+        "Processes": (", ".join(f"{name} {pid}" for name, pid in running.items()), ""),
     }
-    return _rows(rows)
 
 
-def _keys(demo_key: str, service_key: str) -> Table:
-    return _rows({"Demo key": f"{demo_key}  account `demo`", "Service key": f"{service_key}  may name users"})
-
-
-def _rows(rows: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    for name, text in rows.items():
-        table.add_row(f"  {name}", Text(text))
-    return table
+def _rows(rows: Mapping[str, tuple[str, str]]) -> list[Text]:
+    return [
+        Text.assemble((f"  {name:<{LABEL_WIDTH}}", "dim"), what, ("  " + remark, "dim"))
+        for name, (what, remark) in rows.items()
+    ]
 
 
 def _place(url: str) -> str:

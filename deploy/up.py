@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-
 from deploy.chain import Chain
 from deploy.child import PartFailedError
 from deploy.embedded import BinaryMissingError, EmbeddedServerError
@@ -51,12 +50,12 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
 
 
 async def _live(chain: Chain, settings: UpSettings, kept: Kept, screen: Screen) -> None:
-    with screen.progress("Sundial is starting"):
-        addresses, demo_key, service_key = await chain.start()
-    env = kept.write_env(for_shells(addresses, demo_key, service_key))
-    screen.show(summary(addresses, settings, env, demo_key, service_key, chain.parts))
-    screen.relaying = True
     try:
+        with screen.progress("Sundial is starting"):
+            addresses, demo_key, service_key = await chain.start()
+        env = kept.write_env(for_shells(addresses, demo_key, service_key))
+        screen.show(summary(addresses, settings, env, demo_key, service_key, chain.parts))
+        screen.relaying = True
         await chain.watch()
     except ExceptionGroup as faults:
         raise faults.exceptions[0] from None

@@ -209,12 +209,14 @@ def with_cap(rates: Rates, body: bytes, tokens: int) -> bytes:
     """The body, telling the upstream to end each answer after `tokens`, if it is not told to do so before."""
     name = OUTPUT_LIMITS[0] if rates.model.reasoning else OUTPUT_LIMITS[1]
     fields = _values(body)
-    given = {limit: msgspec.json.decode(fields[limit]) for limit in OUTPUT_LIMITS if limit in fields}
+    given: dict[str, int | None] = {
+        limit: msgspec.json.decode(fields[limit]) for limit in OUTPUT_LIMITS if limit in fields
+    }
     if not given:
         return _prepend(body, b'"%s":%d,' % (name.encode(), tokens))
     asked = {limit: count for limit, count in given.items() if count} or {name: tokens}
-    capped = {limit: msgspec.Raw(b"%d" % min(count, tokens)) for limit, count in asked.items()}
-    return msgspec.json.encode(fields | capped)
+    fields |= {limit: msgspec.Raw(b"%d" % min(count, tokens)) for limit, count in asked.items()}
+    return msgspec.json.encode(fields)
 
 
 def _values(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -142,9 +142,9 @@ class Budget:
             self._enqueue(call.event_id, call)  # the client left: whatever was held is given back
             raise
         except (RedisAwayError, RedisAnswerError) as error:
-            # The answer may be lost, and the hold made: nothing was sent, so it is given back.
             log.warning("reserve_failed", error=str(error))
-            self._enqueue(call.event_id, call)
+            if isinstance(error, RedisAwayError):
+                self._enqueue(call.event_id, call)  # the hold may stand, only its answer was lost: it is given back
             raise Refusal("not_ready") from error
         match verdict:
             case b"ok":

@@ -9,7 +9,7 @@ from shared.usage import Usage
 
 
 def chat(model: str, chunk_id: str, created: int, text: str, usage: Usage | None) -> bytes:
-    """Text, `finish_reason: length`, the usage where the client asked for it. `[DONE]` follows by itself."""
+    """Text, `finish_reason: length`, the usage where the client asked for it, `[DONE]`."""
     base = {"id": chunk_id, "object": "chat.completion.chunk", "created": created, "model": model}
     last: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}]},
@@ -22,7 +22,4 @@ def chat(model: str, chunk_id: str, created: int, text: str, usage: Usage | None
             "total_tokens": usage.tokens_in + usage.tokens_out,
         }
         last.append({"choices": [], "usage": counts})
-    return b"".join(b"data: %b\n\n" % msgspec.json.encode({**base, **event}) for event in last)
-
-
-CHAT_DONE = b"data: [DONE]\n\n"
+    return b"".join(b"data: %b\n\n" % msgspec.json.encode({**base, **event}) for event in last) + b"data: [DONE]\n\n"

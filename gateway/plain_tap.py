@@ -32,6 +32,8 @@ class PlainTap:
         self._size += len(data)
         if self._size <= READ_BYTES_MAX:
             self._kept.append(data)
+        else:
+            self._kept.clear()
         self._held.append(data)
         if self._size <= HELD_BYTES_MAX:
             return b""

@@ -156,7 +156,9 @@ class Running:
             assert self._transcript is not None
             self._transcript.add(raw)
             output = self._transcript.estimate()
-            hold.draft = closing.event(self._gate, hold, self._estimated(output), self._facts("lost"))
+            # An event holds a token or more, and the estimate is rarely above twice the truth.
+            likely = min(output, max(tap.events, output // 2))
+            hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
             closing.note(self._gate, hold)
             ahead = self._gate.settings.slice_tokens * call.ask.choices
             if hold.bounds.stoppable and output + ahead // 2 > hold.output_tokens:

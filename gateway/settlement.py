@@ -55,8 +55,11 @@ def usage_event(
     if answered is None:
         flags = (*flags, "answer_unpriced") if facts.model else flags
         answered, price_version = rates.model, rates.price_version
-    tier = facts.service_tier or call.ask.service_tier
-    charge = pricing.charge(counted.usage, answered, rates.card, tier)
+    # The tier that the answer names counts. Where it names none, the one asked for may not have been served: it counts
+    # only where it is dearer, so that nobody can ask for a discount.
+    tiers = (facts.service_tier,) if facts.service_tier else dict.fromkeys(("", call.ask.service_tier))
+    charges = {tier: pricing.charge(counted.usage, answered, rates.card, tier) for tier in tiers}
+    tier, charge = max(charges.items(), key=lambda pair: (pair[1].cost_nano, pair[1].charge_mc))
     caller = call.caller
     return UsageEvent(
         event_id=call.event_id,

@@ -197,7 +197,7 @@ class SseTap:
                 if self._late_lf:
                     self._forward(b"\n", out)
                 body = data[1:]
-            self._late_lf = None
+            self._late_lf, self._in_crlf = None, False
 
         buffer: bytes | bytearray = body
         if self._block:

@@ -58,7 +58,7 @@ PLAIN: Final = Family(
 _START: Final = rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])"
 _BLANK: Final = re.compile(rb"\n\n|\n\r\n?|\r\r\n?")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
-_COMMENT: Final = re.compile(rb"(?:\A|(?<=[\r\n])):[^\r\n]*(?:\r\n|\n|\r)")
+_COMMENT: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n])):[^\r\n]*(?:\r\n|\n|\r)")
 _HAS_DATA: Final = re.compile(_START + rb"data:")
 _DATA: Final = re.compile(_START + rb"data:[ \t]*([^\s])")
 _DONE: Final = re.compile(_START + rb"data:[ \t]*\[DONE\]")

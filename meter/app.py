@@ -6,6 +6,7 @@ once, each task finishes what it has begun, exit 0.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -41,6 +42,8 @@ POLL_S: Final = 1.0
 """How often queues and epochs are looked at where no notification came, in seconds."""
 MEASURE_S: Final = 5.0
 HOUSE_S: Final = 300.0
+GC_OBJECTS: Final = 50_000
+"""Objects that are made before the garbage collector looks at the youngest."""
 
 log = structlog.get_logger()
 
@@ -97,6 +100,7 @@ class Meter:
         async with self._pool, self._client, contextlib.aclosing(self._bell):
             if not await once("start", self._start, health=self._health, stop=self._stop):
                 return
+            _spare_the_collector()
             self._health.started = True
             log.info("ready", shards=len(self._settings.shards), metrics_port=self._settings.meter_metrics_port)
             async with asyncio.TaskGroup() as tasks:
@@ -130,6 +134,14 @@ class Meter:
         self, task: str, step: Callable[[], Awaitable[bool]], every_s: float, wake: asyncio.Event | None = None
     ) -> None:
         await rounds(task, step, every_s=every_s, wake=wake, health=self._health, stop=self._stop)
+
+
+def _spare_the_collector() -> None:
+    """Prices and programs stay: the garbage collector need not look through them, nor run for every few hundred of a
+    batch's rows, which form no cycles. It took a tenth of the meter's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
 def _begin_stop(health: Health, stop: asyncio.Event) -> None:

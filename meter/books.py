@@ -10,7 +10,7 @@ from uuid import UUID
 
 from meter.accounts import DRAW_COLUMNS, TRANSFER_COLUMNS, USAGE_EVENT_COLUMNS, Account, Rows
 from meter.draws import NEVER_US, OpenGrant, drawing_order
-from meter.posting import Introduction
+from meter.introductions import Introduction
 from meter.queries import QUERIES
 from shared import ids
 

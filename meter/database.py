@@ -1,6 +1,7 @@
 """Connections to Postgres, and what an error of theirs means for a batch."""
 
-import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -49,6 +50,22 @@ def pool(url: str) -> Any:
     )
 
 
+@asynccontextmanager
+async def transaction(connections: Any) -> AsyncIterator[Any]:
+    """A connection of the pool inside a READ COMMITTED transaction.
+
+    After an error that is not the rows' own the connection is closed: it may be in the middle of an answer.
+    """
+    async with connections.acquire() as connection:
+        try:
+            async with connection.transaction(isolation="read_committed"):
+                yield connection
+        except BaseException as error:
+            if not is_data_fault(error):
+                connection.terminate()
+            raise
+
+
 async def connect(url: str) -> Any:
     """A connection of one's own, for LISTEN."""
     return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=_SETTINGS)
@@ -84,7 +101,10 @@ def is_data_fault(error: BaseException) -> bool:
 
 
 def is_passing_fault(error: BaseException) -> bool:
-    """Whether the same batch may be booked later. What is neither is a fault of the program."""
+    """Whether the same batch may be booked later. What is neither is a fault of the program.
+
+    InternalClientError is what asyncpg says if the server ends a connection at the moment when it is taken up again.
+    """
     if is_data_fault(error):
         return False
-    return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | asyncio.TimeoutError)
+    return isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError)

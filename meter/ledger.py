@@ -11,7 +11,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from meter import books
-from meter.posting import DeadLetter, Entry, Known, Posting, introductions, post
+from meter.database import transaction
+from meter.introductions import introductions
+from meter.posting import DeadLetter, Entry, Known, Posting, post
 from meter.queries import QUERIES
 from meter.tariffs import Tariffs
 from shared.events import UsageEvent
@@ -40,23 +42,22 @@ class Ledger:
         booked entry are what it comes to.
         """
         messages = [entry.message for entry in entries]
-        async with self._pool.acquire() as connection:
+        async with transaction(self._pool) as connection:
             tariff = await self._tariffs.covering(connection, messages)
-            async with connection.transaction(isolation="read_committed"):
-                accounts, now_us = await books.lock(connection, {message.account_id for message in messages})
-                newcomers: set[UUID] = set()
-                if unknown := introductions(messages, accounts):
-                    newcomers = await books.open_accounts(connection, unknown)
-                    opened, now_us = await books.lock(connection, {one.account_id for one in unknown})
-                    accounts.update(opened)
-                events = [(message.account_id, message.event_id) for message in messages if type(message) is UsageEvent]
-                known = Known(events=await books.known_events(connection, events), newcomers=newcomers)
-                posting = post(entries, accounts, known, tariff, now_us)
-                posting.dead.extend(unreadable)
-                if len(posting.dead) > dead_max and not posting.booked and not posting.repeated:
-                    raise PoisonedStreamError(f"the last: {posting.dead[-1].reason}")
-                await books.write(connection, posting.rows, posting.accounts.values())
-                await self._note(connection, shard, entries, posting.dead)
+            accounts, now_us = await books.lock(connection, {message.account_id for message in messages})
+            newcomers: set[UUID] = set()
+            if unknown := introductions(messages, accounts):
+                newcomers = await books.open_accounts(connection, unknown)
+                opened, now_us = await books.lock(connection, {one.account_id for one in unknown})
+                accounts.update(opened)
+            events = [(message.account_id, message.event_id) for message in messages if type(message) is UsageEvent]
+            known = Known(events=await books.known_events(connection, events), newcomers=newcomers)
+            posting = post(entries, accounts, known, tariff, now_us)
+            posting.dead.extend(unreadable)
+            if len(posting.dead) > dead_max and not posting.booked and not posting.repeated:
+                raise PoisonedStreamError(f"the last: {posting.dead[-1].reason}")
+            await books.write(connection, posting.rows, posting.accounts.values())
+            await self._note(connection, shard, entries, posting.dead)
         return posting
 
     async def _note(self, connection: Any, shard: int, entries: Sequence[Entry], dead: Sequence[DeadLetter]) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from meter import books, metrics
-from meter.database import is_data_fault
+from meter.database import is_data_fault, transaction
 from meter.draws import NEVER_US
 from meter.order_posting import Order, Outcome, post_expiries, post_orders
 from meter.queries import QUERIES
@@ -54,7 +54,7 @@ class Orders:
         return len(orders) == ORDERS_MAX
 
     async def _post(self, orders: Sequence[Order]) -> None:
-        async with self._pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+        async with transaction(self._pool) as connection:
             account_ids = {order.account_id for order in orders}
             await connection.execute(_ENSURE_BALANCES, list(account_ids))
             accounts, now_us = await books.lock(connection, account_ids)
@@ -77,7 +77,7 @@ class Orders:
                     raise
                 log.exception("order refused", order=str(order.order_id))
                 refusal = Outcome(order.order_id, "refused", f"the books cannot take it: {error}")
-                async with self._pool.acquire() as connection, connection.transaction():
+                async with transaction(self._pool) as connection:
                     await self._close(connection, [refusal], [order.order_id])
                 metrics.ORDERS.labels(outcome="refused").inc()
 
@@ -91,7 +91,7 @@ class Orders:
         """Take back what expired grants have left; True where there may be more. Raises asyncpg's errors."""
         due = await self._pool.fetch(_EXPIRED_GRANTS, self._shards, ORDERS_MAX)
         if due:
-            async with self._pool.acquire() as connection, connection.transaction(isolation="read_committed"):
+            async with transaction(self._pool) as connection:
                 accounts, now_us = await books.lock(connection, {row["account_id"] for row in due})
                 rows = post_expiries(accounts.values(), now_us)
                 await books.write(connection, rows, accounts.values())

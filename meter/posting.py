@@ -9,7 +9,7 @@ A message is one of
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -18,27 +18,26 @@ import msgspec
 from meter.accounts import Account, Credit, Rows, Transfer, UnbookableError, charge, credit
 from shared import ids
 from shared.events import AccountSeen, StreamMessage, UsageEvent
-from shared.ids import EXTERNAL_ID_LENGTH_MAX
 from shared.pricing import Charge, PricedModel, RateCard
 from shared.pricing import charge as price
 from shared.units import MC_MAX
 from shared.usage import Evidence, Usage
-
-PLAN_GUESSED: Final = "default"
-"""Plan of an account that is known from a usage event alone, and where the announced one does not exist."""
 
 FLAG_UNPRICED: Final = "unpriced"
 """The meter has no rates for the event: booked at the gateway's charge."""
 FLAG_CHARGE_DIFFERS: Final = "charge_differs"
 """The gateway had counted another charge than the one that is booked."""
 FLAG_OFF_TIME: Final = "off_time"
-"""The time in the event's id is far from when it was booked: a wrong clock, or an event that was kept back."""
+"""A time of the event is far from when it was booked: a wrong clock, or an event that was kept back."""
 
 ACCOUNT_UNKNOWN: Final = "account unknown: no such directory, or the message does not say whose account it is"
 
 OFF_TIME_MS_MAX: Final = 2 * 24 * 3600 * 1000
 """Distance in ms between an event's own time and its booking from which on it is flagged: two days, because a journal
 may bring an event a day late."""
+
+_MOMENT_US_MAX: Final = 4_102_444_800_000_000
+"""2100-01-01 in Unix microseconds: a gateway that says later, or earlier than 1970, has no clock."""
 
 _NO_CHARGE: Final = Charge(charge_mc=0, cost_nano=0, priced=True)
 _encode_usage = msgspec.json.Encoder().encode
@@ -94,51 +93,6 @@ class Posting(msgspec.Struct):
     unpriced: int = 0
     differing: int = 0
     off_time: int = 0
-
-
-class Introduction(msgspec.Struct, frozen=True, kw_only=True):
-    """What a message says of its account, to create the account from."""
-
-    account_id: UUID
-    directory_id: UUID
-    external_id: str
-    plan: str
-    announced: bool
-    """By an AccountSeen; else the plan is a guess, corrected when the announcement comes."""
-    email: str = ""
-    name: str = ""
-    role: str = ""
-
-
-def introductions(messages: Iterable[StreamMessage], accounts: Mapping[UUID, Account]) -> list[Introduction]:
-    """What must be created, or completed where its plan is a guess: one for each account, ordered by account.
-
-    Who is introduced wrongly (an id that does not follow from directory and external id, or an external id of
-    impossible length) is left out: the account stays unknown and the message becomes a dead letter.
-    """
-    found: dict[UUID, Introduction] = {}
-    for message in messages:
-        account = accounts.get(message.account_id)
-        announced = isinstance(message, AccountSeen)
-        if account is not None and not (announced and account.revision == 0):
-            continue
-        if message.account_id in found and not announced:
-            continue
-        if message.directory_id is None or not 0 < len(message.external_id) <= EXTERNAL_ID_LENGTH_MAX:
-            continue
-        if ids.account_id(message.directory_id, message.external_id) != message.account_id:
-            continue
-        found[message.account_id] = Introduction(
-            account_id=message.account_id,
-            directory_id=message.directory_id,
-            external_id=message.external_id,
-            plan=message.plan if isinstance(message, AccountSeen) else PLAN_GUESSED,
-            announced=announced,
-            email=message.email if isinstance(message, AccountSeen) else "",
-            name=message.name if isinstance(message, AccountSeen) else "",
-            role=message.role if isinstance(message, AccountSeen) else "",
-        )
-    return sorted(found.values(), key=lambda one: one.account_id)
 
 
 def recompute(
@@ -202,7 +156,7 @@ def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_u
         transfer_id=ids.uuid7(now_us // 1000, grant_id.bytes[-10:]),
         kind="grant",
         contra="grant",
-        occurred_at_us=seen.seen_at_us,
+        occurred_at_us=_moment(seen.seen_at_us, now_us),
         link_id=grant_id,
         memo=f"allowance of plan {seen.plan}",
     )
@@ -227,13 +181,18 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
         if charge_mc != event.charge_mc:
             flags = _with(flags, FLAG_CHARGE_DIFFERS)
             posting.differing += 1
-    if abs(ids.uuid7_ms(event.event_id) - now_us // 1000) > OFF_TIME_MS_MAX:
+    started_at_us, settled_at_us = _moment(event.started_at_us, now_us), _moment(event.settled_at_us, now_us)
+    if (
+        abs(ids.uuid7_ms(event.event_id) - now_us // 1000) > OFF_TIME_MS_MAX
+        or settled_at_us != event.settled_at_us
+        or started_at_us != event.started_at_us
+    ):
         flags = _with(flags, FLAG_OFF_TIME)
         posting.off_time += 1
     if not 0 <= charge_mc <= MC_MAX:
         raise UnbookableError(f"charge of {charge_mc} mc is out of bounds")
 
-    transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=event.settled_at_us)
+    transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=settled_at_us)
     charge(account, posting.rows, transfer, charge_mc, now_us)
     usage = event.usage
     posting.rows.usage_events.append(
@@ -261,9 +220,9 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
             flags,
             event.stream,
             event.status,
-            event.started_at_us,
+            started_at_us,
             event.first_byte_us,
-            event.settled_at_us,
+            settled_at_us,
             event.upstream_call_id,
             event.gateway,
             event.conversation,
@@ -274,6 +233,11 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
     )
     posting.booked += 1
     posting.evidence[event.evidence] += 1
+
+
+def _moment(said_us: int, now_us: int) -> int:
+    """A time that a gateway said, or now where it cannot be one."""
+    return said_us if 0 < said_us < _MOMENT_US_MAX else now_us
 
 
 def _with(flags: tuple[str, ...], flag: str) -> tuple[str, ...]:

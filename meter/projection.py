@@ -46,24 +46,7 @@ class Projection:
 
         Raises redis-py's errors.
         """
-        calls = [
-            (
-                2,
-                (
-                    redis_keys.account(one.shard, one.account_id),
-                    redis_keys.unposted(one.shard, one.account_id),
-                    one.balance_mc,
-                    one.seq,
-                    one.revision,
-                    one.floor_mc,
-                    one.status,
-                    one.plan,
-                    one.mode,
-                    *map(str, posted.get(one.account_id, ())),
-                ),
-            )
-            for one in accounts
-        ]
+        calls = [(2, _apply_arguments(one, posted.get(one.account_id, ()))) for one in accounts]
         return sum(await self._scripts.run("apply", calls)) if calls else 0
 
     async def apply_by_id(self, account_ids: Collection[UUID]) -> None:
@@ -165,6 +148,22 @@ class Projection:
 
     async def _announce(self, what: str) -> None:
         await self._client.xadd(redis_keys.CHANGES, {"what": what}, maxlen=redis_keys.CHANGES_KEPT, approximate=True)
+
+
+def _apply_arguments(account: Account, posted: Sequence[UUID]) -> tuple[Any, ...]:
+    name = str(account.account_id)
+    return (
+        redis_keys.account(account.shard, name),
+        redis_keys.unposted(account.shard, name),
+        account.balance_mc,
+        account.seq,
+        account.revision,
+        account.floor_mc,
+        account.status,
+        account.plan,
+        account.mode,
+        *map(str, posted),
+    )
 
 
 def _account(row: Any) -> Account:

@@ -1,5 +1,6 @@
 """Keeps the projection true: watches for a Redis that has forgotten, and passes on what changed among the masters."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from meter import metrics
+from meter.database import transaction
 from meter.projection import Projection
 from meter.queries import QUERIES
 from meter.redis_link import server
@@ -41,13 +43,15 @@ class ProjectionWatch:
             await self._projection.publish_keys()
             metrics.CATALOG_VERSION.set(await self._projection.publish_catalog())
             self._published = True
+        accounts: Counter[str] = Counter()
         for shard in self._shards:
             epoch = await self._projection.epoch(shard)
             if epoch is None or epoch.partition("/")[0] != run_id:
-                accounts = await self._projection.rebuild(shard, run_id, forgotten=epoch is None)
                 reason = "epoch" if epoch is None else "restart"
+                accounts[reason] += await self._projection.rebuild(shard, run_id, forgotten=epoch is None)
                 metrics.REBUILDS.labels(reason=reason).inc()
-                log.info("projection rebuilt", shard=shard, reason=reason, accounts=accounts)
+        for reason, told in accounts.items():
+            log.info("projection rebuilt", reason=reason, accounts=told)
         return False
 
     async def pass_on(self) -> bool:
@@ -55,7 +59,7 @@ class ProjectionWatch:
 
         The announcements are gone once Redis has been told. Raises asyncpg's and redis-py's errors.
         """
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             taken = {row["what"] for row in await connection.fetch(_TAKE_ANNOUNCEMENTS, ANNOUNCEMENTS_MAX)}
             named = {kind: [what.partition(":")[2] for what in taken if what.startswith(f"{kind}:")] for kind in _KINDS}
             await self._projection.apply_by_id([UUID(one) for one in named["account"]])

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from meter.posting import PLAN_GUESSED
+from meter.introductions import PLAN_GUESSED
 from meter.prices import ensure_prices
 from meter.queries import QUERIES
 from shared.ids import directory_id

@@ -67,10 +67,11 @@ def without_nul(message: StreamMessage) -> StreamMessage:
 class ShardStream:
     """The stream of one shard, read by one consumer."""
 
-    def __init__(self, client: Any, shard: int, consumer: str) -> None:
+    def __init__(self, client: Any, shard: int, consumer: str, *, block_ms: int = BLOCK_MS) -> None:
         self._client = client
         self._key = redis_keys.usage_stream(shard)
         self._consumer = consumer
+        self._block_ms = block_ms
         self._claim_from: bytes | str = "0-0"
 
     async def join(self) -> None:
@@ -86,8 +87,8 @@ class ShardStream:
         return await self._read("0", None)
 
     async def following(self) -> Batch:
-        """Entries that nobody has read; waits for the first one up to BLOCK_MS."""
-        return await self._read(">", BLOCK_MS)
+        """Entries that nobody has read; waits a moment for the first one."""
+        return await self._read(">", self._block_ms)
 
     async def abandoned(self) -> Batch:
         """Entries that another consumer read and did not acknowledge in CLAIM_IDLE_MS; they are this one's now."""
@@ -103,10 +104,18 @@ class ShardStream:
         return unpack([(entry_id, fields) for entry_id, fields in answer[1] if entry_id is not None])
 
     async def finish(self, entry_ids: list[bytes]) -> None:
-        """Acknowledge committed entries, then trim below the oldest that anybody still owes."""
-        await self._client.xack(self._key, redis_keys.METER_GROUP, *entry_ids)
-        pending = await self._client.xpending(self._key, redis_keys.METER_GROUP)
-        bound = _after(max(entry_ids, key=_numbers))
+        """Acknowledge committed entries, then trim below the oldest that anybody still owes.
+
+        The last entry that was given to anybody is asked for before what is pending: whoever reads on meanwhile reads
+        above it.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.xack(self._key, redis_keys.METER_GROUP, *entry_ids)
+        pipeline.xinfo_groups(self._key)
+        pipeline.xpending(self._key, redis_keys.METER_GROUP)
+        _, groups, pending = await pipeline.execute()
+        given = next(one["last-delivered-id"] for one in groups if one["name"] == redis_keys.METER_GROUP.encode())
+        bound = _after(given)
         if pending["pending"]:
             bound = min(bound, pending["min"], key=_numbers)
         await self._client.xtrim(self._key, minid=bound, approximate=False)

@@ -4,6 +4,7 @@ All mistakes are reported at once at start, each with the variable to change.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -26,11 +27,10 @@ def _parse_shards(value: Any) -> Any:
         return value
     shards: list[int] = []
     for part in value.split(","):
-        low, _, high = part.strip().partition("-")
-        try:
-            shards.extend(range(int(low), int(high or low) + 1))
-        except ValueError:
-            raise ValueError(f"{part.strip()!r} is no range of shards; write for example 0-7 or 0,1,2") from None
+        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError(f"{part.strip()!r} is no range of shards; write for example 0-7 or 0,1,2")
+        shards.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
     return tuple(sorted(set(shards)))
 
 
@@ -60,6 +60,13 @@ Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), Af
 Zone = Annotated[str, AfterValidator(_check_zone)]
 
 
+class _Unreadable:
+    """Stands for the value in a file that cannot be read: no setting takes it, so that it is reported with the rest."""
+
+    def __init__(self, mistake: str) -> None:
+        self.mistake = mistake
+
+
 class _FileSource(PydanticBaseSettingsSource):
     """`SUNDIAL_X_FILE=/run/secrets/x` gives the setting `x` the file's content, less a final newline."""
 
@@ -67,10 +74,13 @@ class _FileSource(PydanticBaseSettingsSource):
         path = os.environ.get(f"{_PREFIX}{field_name.upper()}_FILE")
         if not path:
             return None, field_name, False
+        name = f"{_PREFIX}{field_name.upper()}_FILE"
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\n"), field_name, False
         except OSError as error:
-            raise SettingsError(f"{_PREFIX}{field_name.upper()}_FILE: {path}: {error.strerror}") from None
+            return _Unreadable(f"{name}: {path}: {error.strerror}"), field_name, False
+        except UnicodeDecodeError:
+            return _Unreadable(f"{name}: {path}: it is no text in UTF-8"), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -112,10 +122,10 @@ class GatewaySettings(_Settings):
     gateway_port: Port = 8080
     gateway_metrics_host: str = "127.0.0.1"
     gateway_metrics_port: Port = 9464
-    gateway_name: str = ""
-    """Names this process in events and logs; default: host name and process id."""
-    credits_url: str = ""
-    """Where a user gets more credits: stands at the end of the refusal."""
+    gateway_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
+    """Names this process in events, logs and its journal's folder; default: host name and process id."""
+    credits_url: Annotated[str, Field(pattern=r"^(https?://[^\s{}]+)?$", max_length=98)] = ""
+    """Where a user gets more credits: stands at the end of the refusal, whole."""
     slice_tokens: Annotated[int, Field(ge=64, le=65536)] = 1024
     """Output tokens that a running call holds ahead: the most that it can overspend."""
     hold_ttl_s: Annotated[int, Field(ge=5, le=3600)] = 60
@@ -184,9 +194,11 @@ def load(cls: type[S], **overrides: Any) -> S:
         return cls(**overrides)
     except ValidationError as error:
         lines = []
-        for mistake in error.errors(include_url=False, include_input=False):
+        for mistake in error.errors(include_url=False):
             name = _PREFIX + str(mistake["loc"][0]).upper()
-            if mistake["type"] == "missing":
+            if isinstance(mistake["input"], _Unreadable):
+                lines.append(mistake["input"].mistake)
+            elif mistake["type"] == "missing":
                 lines.append(f"{name} is not set (or {name}_FILE, naming a file that holds it)")
             else:
                 lines.append(f"{name}: {mistake['msg'].removeprefix('Value error, ')}")

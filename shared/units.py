@@ -1,6 +1,7 @@
 """Money: millicredits and nano-USD, integers both, and how people write them."""
 
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+import re
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
 MC_PER_CREDIT: Final = 1_000
@@ -9,6 +10,9 @@ MC_MAX: Final = 2**53 - 1
 """The largest balance and amount, either sign: exact in a Redis Lua number too."""
 
 
+_AMOUNT: Final = re.compile(r"([+-]?)(?=\.?[0-9])([0-9][0-9_]*)?(?:\.([0-9]*))?")
+_DIGITS_MAX: Final = 16
+"""Digits before the point that an amount may have at most."""
 _SWAPPED: Final = str.maketrans(",.", ".,")
 
 
@@ -21,18 +25,16 @@ def parse_credits(text: str) -> int:
 
     Raises AmountError for anything else, for more than three decimals, and beyond ±MC_MAX.
     """
-    try:
-        value = Decimal(text.strip().replace("_", ""))
-    except InvalidOperation:
-        raise AmountError(f"{text!r} is no amount of credits; write for example 1000 or 0.5") from None
-    if not value.is_finite():
-        raise AmountError(f"{text!r} is no finite amount of credits")
-    mc = value * MC_PER_CREDIT
-    if mc != mc.to_integral_value():
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        raise AmountError(f"{text!r} is no amount of credits; write for example 1000 or 0.5")
+    sign, whole, decimals = found[1], (found[2] or "").replace("_", "").lstrip("0"), (found[3] or "").rstrip("0")
+    if len(decimals) > 3:
         raise AmountError(f"{text!r} has more than three decimals; the smallest amount is 0.001 credits")
-    if abs(mc) > MC_MAX:
+    mc = int(whole[:_DIGITS_MAX] + decimals.ljust(3, "0"))
+    if len(whole) > _DIGITS_MAX or mc > MC_MAX:
         raise AmountError(f"{text!r} is beyond the largest amount, {format_credits(MC_MAX)} credits")
-    return int(mc)
+    return -mc if sign == "-" else mc
 
 
 def format_credits(mc: int, language: str = "en") -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -67,19 +68,21 @@ def _say(text: str) -> None:
         click.echo(f"sundial: {clean(line)}", err=True)
 
 
-def run(arguments: list[str] | None = None) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Never lets an exception through."""
     invocation = Invocation()
     try:
-        code = command.main(arguments, prog_name="sundial", standalone_mode=False, obj=invocation)
+        with command.make_context("sundial", list(arguments), obj=invocation) as context:
+            code = command.invoke(context)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, `head` for example, has seen enough; Python must not fail on the last flush either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 0
     except Exception as error:  # noqa: BLE001 - the border: what gets here is told in one line
         if invocation.debug:
@@ -92,8 +95,18 @@ def run(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _close_output() -> None:
+    """The reader, `head` for example, has seen enough: what is still buffered goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
-    sys.exit(run())
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

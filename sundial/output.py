@@ -37,7 +37,11 @@ def print_json(value: Any) -> None:
 def console() -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    class Paper(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # ended in one place, quietly; rich's own way out is exit code 1
+
+    return Paper(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 
 
 def clean(text: Any) -> str:

@@ -19,8 +19,15 @@ from gateway.recount.vocabulary import encoding_for, load
 EVENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Largest event, and largest answer without events, that is read; a larger one is passed over and flagged."""
 
-BYTES_PER_TOKEN: Final = 3
-"""For the cheap estimate: prose has four or more bytes a token, JSON and digits about three."""
+EVENT_LINES_MAX: Final = 64
+"""Lines that the data of one event may be spread over."""
+
+BYTES_PER_TOKEN_X10: Final = 25
+"""Tenths of bytes a token for the cheap estimate: prose has 40 and more, JSON and digits about 27."""
+
+PART_TOKENS: Final = 20
+CALL_TOKENS: Final = 60
+"""What the cheap estimate adds for each text and each call: what is billed beside them when they end."""
 
 UNREAD_PER_TOKEN: Final = 4
 """Bytes or characters a token, of what could not be kept or read."""
@@ -67,7 +74,7 @@ class Transcript(Answer):
         super().__init__(family)
         self._events = 0
         self._rest = b""
-        self._data = b""
+        self._data: list[bytes] = []
         self._skipping = False
         self._begun = False
 
@@ -89,11 +96,12 @@ class Transcript(Answer):
             self.flags.add("estimated")
 
     def estimate(self) -> int:
-        """Tokens so far without the tokenizer, to extend a hold by: the larger of a third of the bytes and the events.
+        """Tokens so far without the tokenizer, to extend a hold by: from the size of the text, or the events if more.
 
-        An upper estimate for prose in Latin script; docs/precision.md says how far above, and how seldom below.
+        High on purpose; docs/precision.md says how far above, and how seldom below.
         """
-        return max(-(-self.text_bytes // BYTES_PER_TOKEN), self._events if self.parts else 0)
+        texts = sum(PART_TOKENS if kind != "call" else CALL_TOKENS for kind, _, _ in self.parts)
+        return max(self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + texts, self._events if self.parts else 0)
 
     def count(self, model: str) -> Recount:
         """Tokens so far in the vocabulary of `model`; more may be added afterwards. Raises VocabularyMissing."""
@@ -129,18 +137,29 @@ class Transcript(Answer):
         return 0
 
     def _line(self, line: bytes) -> None:
-        """Cases: the end of an event too large; the end of an event; data, whole or in several lines; the rest."""
+        """Cases: the end of an event too large; the end of an event; its data; the rest.
+
+        Data of one event may stand in several lines. Some servers leave the empty line between events out: what is
+        whole JSON when more data begins was an event of its own.
+        """
         if self._skipping:
             self._skipping = False
         elif not line.strip():
-            self._data = b""
+            self._event()
+            self._data.clear()
         elif line.startswith(b"data:"):
-            self._data = self._data + b"\n" + line[5:] if self._data else line[5:]
-            event = _decode(self._data)
-            if event is not None:
-                self._data = b""
-                self._events += 1
-                self.take_event(event)
+            if self._data and (self._event() or len(self._data) >= EVENT_LINES_MAX):
+                self._data.clear()
+            self._data.append(line[5:])
+
+    def _event(self) -> bool:
+        """Takes the event that the data gathered so far is, if it is one."""
+        event = _decode(b"\n".join(self._data))
+        if event is None:
+            return False
+        self._events += 1
+        self.take_event(event)
+        return True
 
 
 def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:

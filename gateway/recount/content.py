@@ -40,10 +40,11 @@ def text_of(content: object) -> str:
 
 
 def _text(part: object) -> str | None:
-    if isinstance(part, Mapping):
-        for value in (part.get("text"), part.get("refusal")):
-            if isinstance(value, str):
-                return value
+    if not isinstance(part, Mapping):
+        return None
+    for value in (part.get("text"), part.get("refusal")):
+        if isinstance(value, str):
+            return value
     return None
 
 
@@ -51,16 +52,15 @@ def _medium(tally: Tally, part: Part, profile: Profile) -> None:
     """Cases: chat's `image_url` and Responses' `input_image`; sound; a PDF; another file; a kind unheard of."""
     kind = part.get("type")
     if kind in ("image_url", "input_image"):
-        source = part.get("image_url")
-        detail = part.get("detail")
-        if isinstance(source, Mapping):
-            source, detail = source.get("url"), source.get("detail", detail)
+        image = part.get("image_url")
+        holder: Part = image if isinstance(image, Mapping) else part
+        source = image.get("url") if isinstance(image, Mapping) else image
         size = size_of_data_url(source) if isinstance(source, str) else None
         if size is None:
             tally.flag("remote_image")
         if not profile.image_measured:
             tally.flag("estimated")
-        tally.add(image_tokens(profile.image, size or REMOTE_PX, str(detail or "auto")))
+        tally.add(image_tokens(profile.image, size or REMOTE_PX, str(holder.get("detail") or "auto")))
     elif kind == "input_audio":
         tally.flag("audio")
         tally.add(characters_of(part) // AUDIO_CHARACTERS_PER_TOKEN)

@@ -4,7 +4,7 @@ import base64
 import binascii
 import struct
 from math import ceil, floor, sqrt
-from typing import Final, Literal
+from typing import Final
 
 from gateway.recount.profiles import Patches, Tiles
 
@@ -19,10 +19,8 @@ PATCH_PX: Final = 32
 SIDE_PX_MAX: Final = 2048
 SHORT_SIDE_PX_MAX: Final = 768
 
-REMOTE_PX: Final = (1024, 1024)
-"""The size that is assumed of an image that cannot be seen: a usual photograph after the provider's own scaling."""
-
-Detail = Literal["low", "high", "auto"]
+REMOTE_PX: Final = (768, 512)
+"""The size that is assumed of an image that cannot be seen: two tiles, which all of those on record had."""
 
 
 def image_tokens(rule: Tiles | Patches, size: tuple[int, int], detail: str = "auto") -> int:
@@ -81,6 +79,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
 
 def _webp(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
+    if len(data) < 30:
+        raise IndexError
     if kind == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if kind == b"VP8L":

@@ -11,6 +11,8 @@ from gateway.recount.tally import Tally
 HOSTED_TOOL: Final = 294
 """Tokens of instructions that a hosted tool (web search, file search …) adds before it is used, as measured for web
 search with gpt-4o and gpt-4.1; what it finds is billed as input too, and is known to the provider alone."""
+HOSTED_TOOL_THINKER: Final = 4300
+"""The same with gpt-5.2."""
 
 THOUGHT_ENVELOPE_CHARACTERS: Final = 930
 THOUGHT_CHARACTERS_PER_TOKEN: Final = 6.6
@@ -27,7 +29,7 @@ def count_responses(tally: Tally, request: Request, profile: Profile) -> None:
     for tool in sequence(request.get("tools")):
         if isinstance(tool, Mapping) and tool.get("type") != "function":
             tally.flag("hosted_tool")
-            tally.add(HOSTED_TOOL)
+            tally.add(HOSTED_TOOL_THINKER if profile.reasoning else HOSTED_TOOL)
     items = [item for item in sequence(request.get("input")) if isinstance(item, Mapping)]
     _thoughts(tally, items)
     count_chat(tally, as_chat(request, items), profile, profile.responses)

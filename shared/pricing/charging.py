@@ -127,9 +127,12 @@ def hold_mc(
 
 def upper_rate(model: PricedModel, kinds: Iterable[str], tokens_in: int, service_tier: str = "") -> int:
     """The dearest rate, in the unit of the model's rates and before uplifts, that any of `kinds` has in a call of up to
-    `tokens_in` tokens of input; 0 where none has one."""
-    rates, tiers = _tables(model, service_tier)
-    tables = [rates, *(rates | tier.rates for tier in tiers if tokens_in > tier.above)]
+    `tokens_in` tokens of input; 0 where none has one. What was asked at one tier may be served as standard: both count.
+    """
+    tables = []
+    for name in {"", service_tier}:
+        rates, tiers = _tables(model, name)
+        tables += [rates, *(rates | tier.rates for tier in tiers if tokens_in > tier.above)]
     return max((rate_of(table, kind, model.unpriced) or 0 for kind in kinds for table in tables), default=0)
 
 
@@ -238,4 +241,4 @@ def _fraction(rate: int | None, denominator: int) -> Fraction | None:
 
 
 def _ceiling(numerator: int, denominator: int) -> int:
-    return numerator // denominator
+    return -(-numerator // denominator)

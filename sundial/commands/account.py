@@ -31,8 +31,10 @@ def account() -> None:
 @click.option("--directory", metavar="NAME", help="Only accounts of this directory.")
 @click.option("--plan", metavar="PLAN", help="Only accounts on this plan.")
 @click.option("--status", type=click.Choice(["active", "blocked"]), help="Only accounts in this state.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), metavar="N", default=50, show_default=True, help="List at most N."
+)
+@click.option("--offset", type=click.IntRange(0), metavar="N", default=0, help="Leave out the newest N.")
 @output_options
 def list_accounts(
     search: str | None,
@@ -111,8 +113,10 @@ def show(account: str, directory: str | None, lang: str | None, as_json: bool) -
 
 @account.command()
 @click.argument("external_id")
-@click.option("--directory", metavar="NAME", default=DIRECTORY_DEFAULT, show_default=True)
-@click.option("--plan", metavar="PLAN", default="default", show_default=True)
+@click.option(
+    "--directory", metavar="NAME", default=DIRECTORY_DEFAULT, show_default=True, help="Where the external id lives."
+)
+@click.option("--plan", metavar="PLAN", default="default", show_default=True, help="What it may do and gets first.")
 @click.option(
     "--kind",
     type=click.Choice(["person", "service"]),

@@ -94,9 +94,11 @@ def create(
 @key.command("list")
 @click.option("--account", metavar="ACCOUNT", help="Only keys of this account.")
 @directory_option
-@click.option("--kind", type=click.Choice(["personal", "service"]))
+@click.option("--kind", type=click.Choice(["personal", "service"]), help="Only keys of this kind.")
 @click.option("--revoked", is_flag=True, help="Show revoked keys too.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), metavar="N", default=100, show_default=True, help="List at most N."
+)
 @output_options
 def list_keys(
     account: str | None, directory: str | None, kind: str | None, revoked: bool, limit: int, as_json: bool

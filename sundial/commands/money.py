@@ -78,6 +78,7 @@ wait_option = click.option(
 @click.option(
     "--priority",
     type=click.IntRange(0, 1000),
+    metavar="N",
     default=100,
     show_default=True,
     help="Grants of lower numbers are used up first.",

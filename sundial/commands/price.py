@@ -40,9 +40,16 @@ async def _version(db: Any, number: int | None) -> Any:
 
 @price.command("list")
 @click.option("--search", metavar="TEXT", default="", help="Part of a model's name, in any case.")
-@click.option("--version", "number", type=click.IntRange(1), help="A price version.  [default: the newest]")
+@click.option(
+    "--version", "number", type=click.IntRange(1), metavar="N", help="A price version.  [default: the newest]"
+)
 @click.option("--override", is_flag=True, help="Only prices that an operator set.")
-@click.option("--limit", type=click.IntRange(0), help=f"0: all.  [default: {PRICES_FOR_PEOPLE}; with --json all]")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    metavar="N",
+    help=f"List at most N, 0: all.  [default: {PRICES_FOR_PEOPLE}; with --json all]",
+)
 @output_options
 def list_prices(search: str, number: int | None, override: bool, limit: int | None, as_json: bool) -> None:
     """List prices in USD per million tokens.
@@ -93,7 +100,9 @@ def list_prices(search: str, number: int | None, override: bool, limit: int | No
 
 @price.command()
 @click.argument("model")
-@click.option("--version", "number", type=click.IntRange(1), help="A price version.  [default: the newest]")
+@click.option(
+    "--version", "number", type=click.IntRange(1), metavar="N", help="A price version.  [default: the newest]"
+)
 @output_options
 def show(model: str, number: int | None, as_json: bool) -> None:
     """Show all prices of one model, found as a call's model is.

@@ -29,7 +29,7 @@ def _border(program: str) -> Iterator[None]:
 
 @click.command()
 @debug_option
-def up() -> None:
+def up() -> int:
     """Run everything on this machine, until Ctrl-C.
 
     It is what `make up` runs: embedded PostgreSQL and Redis with their data under SUNDIAL_HOME (.sundial), a LiteLLM
@@ -41,7 +41,7 @@ def up() -> None:
     """
     from deploy import up as deployment
 
-    deployment.main()
+    return deployment.main()
 
 
 @click.command()

@@ -18,6 +18,7 @@ ENTRIES_FOR_PEOPLE = 200
 @click.option(
     "--limit",
     type=click.IntRange(0),
+    metavar="N",
     help=f"List the newest N entries only, 0: all.  [default: {ENTRIES_FOR_PEOPLE}; with --json all]",
 )
 @directory_option

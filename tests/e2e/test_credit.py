@@ -14,7 +14,7 @@ async def test_fifty_calls_on_credit_for_three(chain: Chain) -> None:
     """50 parallel calls on credit for three: at most three run, the rest read 402, and the floor holds."""
     body = {"model": "gpt-4o-mini", "messages": MESSAGES, "max_tokens": 100}
     chain.upstream.script = lambda _: Play(tokens=100)
-    secret = await chain.personal("ana", credit="1")
+    secret = await chain.personal("ana", credit="100000")
     probe = await chain.cost_of(secret, body)
     await chain.set_balance("ana", probe * 3)
     chain.upstream.served.clear()
@@ -49,7 +49,7 @@ async def test_nobody_is_refused_on_an_estimate(chain: Chain) -> None:
     text = "ação " * 400
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], "max_tokens": 5}
     chain.upstream.script = lambda _: Play(tokens=5)
-    secret = await chain.personal("ana", credit="1")
+    secret = await chain.personal("ana", credit="100000")
     exact = await chain.cost_of(secret, body)
     await chain.set_balance("ana", exact)
     assert (await chain.post(secret, body))[0] == 200
@@ -58,7 +58,7 @@ async def test_nobody_is_refused_on_an_estimate(chain: Chain) -> None:
 
 async def test_a_stream_ends_well_when_the_credit_ends(chain: Chain) -> None:
     """Credit that ends in mid-stream: text kept, reason as text, finish_reason length, [DONE]; charged what came."""
-    secret = await chain.personal("ana", credit="1")
+    secret = await chain.personal("ana", credit="100000")
     small = {"model": "gpt-4o-mini", "messages": MESSAGES, "max_tokens": 1}
     chain.upstream.script = lambda _: Play(tokens=1)
     await chain.cost_of(secret, small)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from redis import asyncio as aioredis
@@ -19,6 +20,14 @@ async def assert_books(database_url: str, redis_url: str, *, quiet: bool = True)
         await until_quiet(redis_url)
     violations = await audit(database_url, redis_url, quiet=quiet)
     assert not violations, "\n".join(["the books do not close:", *map(str, violations)])
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = QUIET_S_MAX) -> None:
+    """Until `condition` holds; fails if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        await asyncio.sleep(_POLL_S)
 
 
 async def until_quiet(redis_url: str, timeout_s: float = QUIET_S_MAX) -> None:

@@ -37,6 +37,7 @@ class Office:
     def __init__(self, database: Database, redis_url: str, bench: Bench) -> None:
         self.bench = bench
         self.database = database
+        self.redis_url = redis_url
         self._environment = {
             "SUNDIAL_DATABASE_URL": database.console_url,
             "SUNDIAL_REDIS_URL": redis_url,

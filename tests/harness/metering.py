@@ -27,6 +27,8 @@ from tests.harness.servers import Database
 
 ALLOWANCE_MC = 1_000_000
 ALL_SHARDS = range(ids.SHARDS)
+BLOCK_MS = 40
+"""How long a reader of a test waits for an entry, so that a stop is quick."""
 
 
 class Bench:
@@ -54,9 +56,9 @@ class Bench:
                     await self.client.hincrby(account, "unposted", charge_mc)
             await self.client.xadd(redis_keys.usage_stream(shard), {"d": encode(message)})
 
-    def reader(self, shard: int, stop: asyncio.Event, consumer: str = "bench") -> Reader:
-        stream = ShardStream(self.client, shard, consumer)
-        return Reader(shard, stream, self.ledger, self.projection, Health(), stop)
+    def reader(self, shard: int, stop: asyncio.Event, consumer: str = "bench", health: Health | None = None) -> Reader:
+        stream = ShardStream(self.client, shard, consumer, block_ms=BLOCK_MS)
+        return Reader(shard, stream, self.ledger, self.projection, health or Health(), stop)
 
     @asynccontextmanager
     async def reading(self, consumer: str = "bench", shards: Iterable[int] = ALL_SHARDS) -> AsyncIterator[None]:

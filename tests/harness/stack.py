@@ -154,12 +154,14 @@ class Stack:
 
     async def sundial(self, *arguments: str, code: int = 0) -> Any:
         """Run `sundial … --json`; its parsed answer."""
+        words = arguments.index("--") if "--" in arguments else len(arguments)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "sundial",
-            *arguments,
+            *arguments[:words],
             "--json",
+            *arguments[words:],
             env={**_plain(), **self.environment},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -167,8 +169,8 @@ class Stack:
         )
         out, err = await process.communicate()
         if process.returncode != code:
-            words = " ".join(arguments)
-            raise ProgramError(f"sundial {words}: exit {process.returncode}\n{out.decode()}{err.decode()}")
+            command = " ".join(("sundial", *arguments))
+            raise ProgramError(f"{command}: exit {process.returncode}\n{out.decode()}{err.decode()}")
         return json.loads(out)
 
 

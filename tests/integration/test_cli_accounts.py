@@ -1,21 +1,21 @@
 """Accounts, keys, plans and orders on real servers, by the command as people run it."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
 
 from shared import ids, redis_keys
-from shared.projection import decode_catalog, decode_key
+from shared.projection import KeyRecord, Plan, decode_catalog, decode_key
 from shared.units import MC_MAX, format_credits
+from sundial.database import connect
 from tests.harness.books import assert_books, until_quiet
 from tests.harness.command import Office, office
 from tests.harness.messages import DIRECTORY, account_of, seen
 from tests.harness.servers import Database
+from tests.harness.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -43,9 +43,24 @@ async def projected(office: Office, user: str) -> dict[str, str]:
 
 async def until_projected(office: Office, user: str, **expected: str) -> None:
     """Wait until Redis has these fields of the account."""
-    async with asyncio.timeout(10):
-        while not expected.items() <= (await projected(office, user)).items():
-            await asyncio.sleep(0.02)
+
+    async def there() -> bool:
+        return expected.items() <= (await projected(office, user)).items()
+
+    await until(there)
+
+
+async def known_key(office: Office, secret: str, status: str = "active") -> KeyRecord:
+    """The gateway's record of a key, once it has this status."""
+    found: list[KeyRecord] = []
+
+    async def there() -> bool:
+        data = await office.bench.client.hget(redis_keys.API_KEYS, hashlib.sha256(secret.encode()).hexdigest())
+        found[:] = [decode_key(data)] if data else []
+        return bool(found) and found[0].status == status
+
+    await until(there)
+    return found[0]
 
 
 async def test_an_account_is_opened_once_with_its_allowance(busy: Office) -> None:
@@ -68,7 +83,7 @@ async def test_the_allowance_is_given_once_whoever_comes_first(busy: Office, fir
     else:
         await busy.ask("account", "create", "maria")
         await busy.bench.say(seen("maria", 1_000_000))
-        await until_quiet(str(busy._environment["SUNDIAL_REDIS_URL"]))
+        await until_quiet(busy.redis_url)
     statement = await busy.ask("statement", "maria")
     assert (statement["grants"], statement["entries_total"]) == (1_000_000, 1)
 
@@ -98,7 +113,7 @@ async def test_without_redis_the_ledgers_part_is_shown(busy: Office) -> None:
 
 
 async def test_an_ambiguous_external_id_asks_for_the_directory(busy: Office) -> None:
-    """The same external id in two directories is wrong usage until --directory says which; an account id always is one."""
+    """The same external id in two directories is wrong usage until --directory says which; an account id never is."""
     await busy.ask("account", "create", "maria", "--no-allowance")
     other = await busy.ask("account", "create", "maria", "--directory", "intranet", "--no-allowance")
     assert "--directory intranet" in await busy.refused("grant", "maria", "5", code=2)
@@ -145,7 +160,7 @@ async def test_an_order_waits_for_a_meter(idle: Office, database: Database, redi
 
 
 async def test_masters_reach_the_gateway(busy: Office) -> None:
-    """Status, plan, floor and mode arrive in Redis with a rising revision; a personal key follows its account's plan."""
+    """Status, plan, floor and mode arrive in Redis, the revision rises; a personal key follows its account's plan."""
     secret = (await busy.ask("key", "create", "--personal", "maria"))["secret"]
     await busy.ask("plan", "set", "small", "--card", "tokens@1", "--allowance", "5", "--model", "gpt-4o*")
     await busy.ask("account", "plan", "maria", "small")
@@ -154,7 +169,7 @@ async def test_masters_reach_the_gateway(busy: Office) -> None:
     done = await busy.ask("account", "block", "maria")
     assert (done["status"], done["revision"]) == ("blocked", 5)
     await until_projected(busy, "maria", status="blocked", plan="small", floor="-5000", mode="shadow", revision="5")
-    record = decode_key(await busy.bench.client.hget(redis_keys.API_KEYS, hashlib.sha256(secret.encode()).hexdigest()))
+    record = await known_key(busy, secret)
     assert record.plan == "small"
     await busy.ask("account", "unblock", "maria")
     await until_projected(busy, "maria", status="active", revision="6")
@@ -171,13 +186,10 @@ async def test_a_personal_key_opens_its_account_and_is_shown_once(busy: Office, 
     assert [(one["hint"], one["kind"], one["name"]) for one in listed] == [(secret[-4:], "personal", "laptop")]
     assert secret[11:] not in await everything_in(database, "api_keys", "projection_queue", "orders")
 
-    field = hashlib.sha256(secret.encode()).hexdigest()
-    record = decode_key(await busy.bench.client.hget(redis_keys.API_KEYS, field))
+    record = await known_key(busy, secret)
     assert (record.kind, record.account_id, record.status) == ("personal", account_of("maria"), "active")
     assert (await busy.ask("key", "revoke", secret[-4:]))["changed"]
-    async with asyncio.timeout(10):
-        while decode_key(await busy.bench.client.hget(redis_keys.API_KEYS, field)).status != "revoked":
-            await asyncio.sleep(0.02)
+    await known_key(busy, secret, "revoked")
     assert not (await busy.ask("key", "revoke", made["key_id"]))["changed"]
     assert (await busy.ask("key", "list"))["keys"] == []
     assert len((await busy.ask("key", "list", "--revoked"))["keys"]) == 1
@@ -197,11 +209,7 @@ async def test_a_service_key_names_its_directory_and_account(busy: Office) -> No
     assert "no account" in await busy.refused("key", "create", "--service", "images", "--account", "images", code=1)
     await busy.ask("account", "create", "images", "--kind", "service", "--no-allowance")
     made = await busy.ask("key", "create", "--service", "images", "--account", "images", "--expires", "2099-12-31")
-    field = hashlib.sha256(made["secret"].encode()).hexdigest()
-    async with asyncio.timeout(10):
-        while (found := await busy.bench.client.hget(redis_keys.API_KEYS, field)) is None:
-            await asyncio.sleep(0.02)
-    record = decode_key(found)
+    record = await known_key(busy, made["secret"])
     assert (record.kind, record.account_id, record.directory_id) == ("service", account_of("images"), DIRECTORY)
     assert record.expires_at == 4_102_455_600  # the midnight after 2099-12-31 in São Paulo
     assert "plan" in await busy.refused("key", "create", "--service", "x", "--plan", "none", code=1)
@@ -211,25 +219,25 @@ async def test_a_plan_is_created_changed_and_published(busy: Office) -> None:
     """A new plan needs a card that exists; what is not said stays; the catalog in Redis gets it."""
     assert "--card" in await busy.refused("plan", "set", "premium", "--allowance", "5", code=2)
     assert "no rate card" in await busy.refused("plan", "set", "premium", "--card", "gold", code=1)
-    await busy.ask(
-        "plan", "set", "premium", "--card", "cost@1", "--allowance", "5", "--model", "gpt-4o*", "--model", "o4*"
-    )
+    said = ("--card", "cost@1", "--allowance", "5", "--model", "gpt-4o*", "--model", "o4*")
+    await busy.ask("plan", "set", "premium", *said)
     changed = await busy.ask("plan", "set", "premium", "--allowance", "7.5")
     assert (changed["card"], changed["allowance"], changed["models"]) == ("cost@1", 7_500, ["gpt-4o*", "o4*"])
     assert (await busy.ask("plan", "set", "premium", "--all-models"))["models"] == []
-    async with asyncio.timeout(10):
-        while (plan := (await catalog(busy)).get("premium")) is None or plan["models"]:
-            await asyncio.sleep(0.02)
-    assert (plan["card"], plan["allowance_mc"]) == ("cost@1", 7_500)
+
+    async def published() -> bool:
+        return (await plans(busy)).get("premium") == Plan(plan="premium", card="cost@1", allowance_mc=7_500)
+
+    await until(published)
     assert "premium" in [one["plan"] for one in (await busy.ask("plan", "list"))["plans"]]
     assert "there are: default, premium" in await busy.refused("plan", "show", "none", code=1)
 
 
-async def catalog(office: Office) -> dict[str, Any]:
+async def plans(office: Office) -> dict[str, Plan]:
+    """The plans of the newest catalog in Redis."""
     client = office.bench.client
     version = int(await client.get(redis_keys.CATALOG_VERSION))
-    plans: dict[str, Any] = msgspec.to_builtins(decode_catalog(await client.get(redis_keys.catalog(version))).plans)
-    return {name: {"models": [], **plan} for name, plan in plans.items()}
+    return decode_catalog(await client.get(redis_keys.catalog(version))).plans
 
 
 async def test_accounts_are_found_by_what_people_know(busy: Office) -> None:
@@ -250,6 +258,9 @@ async def test_accounts_are_found_by_what_people_know(busy: Office) -> None:
 
 async def test_commands_act_as_the_console_and_no_more(idle: Office, database: Database) -> None:
     """The owner's login acts as sundial_console; a login that may only read is told which role it lacks, with 3."""
+    for url, role in ((database.url, "sundial_console"), (database.console_url, "sundial_console")):
+        async with connect(url) as db:
+            assert await db.fetchval("SELECT current_user") == role
     await idle.ask("account", "create", "maria", "--no-allowance", SUNDIAL_DATABASE_URL=database.url)
     ran = await idle.run("grant", "maria", "5", SUNDIAL_DATABASE_URL=database.reader_url)
     assert ran.code == 3

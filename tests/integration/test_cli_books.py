@@ -117,8 +117,8 @@ async def insert_history(db: Any, user: str, moves: list[tuple[str, int, datetim
     for seq, (kind, amount, moment) in enumerate(moves, 1):
         balance += amount
         await db.execute(
-            "INSERT INTO transfers (account_id, transfer_id, seq, kind, contra, amount_mc, balance_after_mc, occurred_at,"
-            " recorded_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+            "INSERT INTO transfers (account_id, transfer_id, seq, kind, contra, amount_mc, balance_after_mc,"
+            " occurred_at, recorded_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
             account_of(user),
             ids.uuid7(int(moment.timestamp() * 1000), seq.to_bytes(10, "big")),
             seq,

@@ -138,15 +138,19 @@ def wanted_end(value: dict[str, Any], family: str) -> bool:
 
 
 def is_usage_only(value: dict[str, Any], first: bool) -> bool:
-    if not isinstance(value.get("usage"), dict) or value.get("error"):
+    if not isinstance(value.get("usage"), dict) or value.get("error") or has_text(value):
         return False
     for choice in value.get("choices") or []:
         for name, part in choice["delta"].items():
             if part and (first or name != "role"):
                 return False
-        if choice.get("finish_reason"):
-            return False
     return True
+
+
+def has_text(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(has_text(part) or (key in ("content", "finish_reason") and part) for key, part in value.items())
+    return isinstance(value, list) and any(map(has_text, value))
 
 
 def watch(family: str, strip: bool, pieces: list[bytes]) -> tuple[tuple[Any, ...], bytes, bytes]:

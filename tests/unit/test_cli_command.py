@@ -59,6 +59,18 @@ def test_help_is_light() -> None:
     assert not loaded & set(HEAVY)
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    """A closed pipe, as `head` leaves behind, ends the command quietly with 0."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "sundial", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -17,7 +17,7 @@ MODEL = PricedModel(
         "audio_out": 50_000_000,
     },
     tiers=(Tier(100, {"input": 3_000_000, "cache_write": 500_000, "reasoning": 1_000_000}),),
-    service={"priority": Table({"output": 20_000_000})},
+    service={"priority": Table({"output": 20_000_000}), "flex": Table({"output": 1_000_000, "reasoning": 1_000_000})},
     uplifts={"eu": 1_100_000},
 )
 
@@ -39,6 +39,11 @@ def test_service_tier_uplift_and_markup_are_in_the_hold() -> None:
     """What will be charged is held for: a tenth more in the EU, three times with that markup."""
     assert hold_mc(0, 1, MODEL, COST, service_tier="priority@eu") == 22
     assert hold_mc(0, 1, MODEL, RateCard(card="c", family="cost", markup_ppm=3 * PPM)) == 27
+
+
+def test_a_cheaper_tier_that_was_asked_for_does_not_lower_the_hold() -> None:
+    """What is asked as flex may be served, and billed, as standard."""
+    assert hold_mc(0, 1, MODEL, COST, service_tier="flex") == hold_mc(0, 1, MODEL, COST) == 9
 
 
 def test_under_the_tokens_family_the_weight_is_held() -> None:

@@ -1,7 +1,10 @@
 """litellm's price map becomes rate tables without losing a digit or passing over a price."""
 
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +17,7 @@ from meter.prices import bundled_map, read_map
 from shared.pricing import PricedModel, Tier, rate_of
 
 D = Decimal
+ROOT = Path(__file__).parents[2]
 
 
 def entry(**keys: Any) -> dict[str, Any]:
@@ -75,6 +79,21 @@ def test_ranges_become_tiers() -> None:
     model = compile_model("m", {"mode": "chat", "tiered_pricing": rows})
     assert model.rates == {"input": 10**9, "output": 2 * 10**9}
     assert model.tiers == (Tier(32_000, {"input": 3 * 10**9, "output": 4 * 10**9}),)
+
+
+@pytest.mark.parametrize(("tokens_in", "usd"), [(199_999, "1e-6"), (200_000, "1e-6"), (200_001, "3e-6")])
+def test_the_rules_cross_a_threshold_above_it(tokens_in: int, usd: str) -> None:
+    """At 200k tokens the price below holds, as in litellm."""
+    rates = token_rates(entry(input_cost_per_token_above_200k_tokens=D("3e-6")), "", tokens_in)
+    assert rates["input"] == D(usd)
+
+
+def test_a_row_without_an_hourly_price_sells_an_hour_as_a_cache_write() -> None:
+    """Within a row the fallbacks are the same: an hour's entry, an entry, input."""
+    row = {"range": [0, 10], "input_cost_per_token": D("1e-6"), "cache_creation_input_token_cost": D("2e-6")}
+    rates = token_rates({"tiered_pricing": [row], "output_cost_per_token": D("5e-6")}, "", 1)
+    assert (rates["cache_write"], rates["cache_write_1h"], rates["cached"]) == (D("2e-6"), D("2e-6"), D("1e-6"))
+    assert rates["output"] == D("5e-6")
 
 
 def test_ranges_with_a_gap_are_refused() -> None:
@@ -245,6 +264,14 @@ def test_the_table_of_reasons_names_no_key_that_the_map_has_lost(bundled: dict[s
     assert INERT.keys() <= keys
     for pattern, _ in OBSTACLES:
         assert any(pattern.search(key) for key in keys), pattern.pattern
+
+
+def test_prices_are_read_without_litellm() -> None:
+    """Neither the arithmetic nor the import of the map loads litellm, and the arithmetic not even a database driver."""
+    pure = "import sys, shared.pricing; assert not {'litellm', 'asyncpg', 'meter'} & sys.modules.keys()"
+    file = "import sys, meter.prices as p; p.read_map(p.bundled_map()); assert 'litellm' not in sys.modules"
+    for program in (pure, file):
+        subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_a_priced_model_survives_json(bundled: dict[str, dict[str, Any]]) -> None:

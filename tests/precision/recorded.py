@@ -1,0 +1,165 @@
+"""Recorded calls as the recount tests read them: what was asked, what came and in which events, what was counted.
+
+README.md beside the data says where they come from; each carries the provider's own usage.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gateway.recount.profiles import is_openai
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "recorded_calls.jsonl"
+"""Recorded calls; absent in a public clone."""
+
+OWN = Path(__file__).with_name("own_calls.jsonl")
+"""Calls of our own writing in the same shape. Their usage is what the rules counted when they matched the recorded
+calls: it proves nothing about a provider, and shows when a rule changes unawares."""
+
+DELTA_CHARACTERS = 7
+"""Characters of one event, where an answer that came whole is cut into events."""
+
+
+class Call(NamedTuple):
+    """One record: what was asked, by whom it was answered, what came, and what the provider counted."""
+
+    number: int
+    family: str
+    model: str
+    request: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]
+    body: Mapping[str, Any] | None
+    tokens_in: int
+    tokens_out: int
+    thought: int
+
+    @property
+    def openai(self) -> bool:
+        return is_openai(self.model)
+
+
+def read(path: Path = DATA) -> Iterator[Call]:
+    """The records that carry a usage."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            record = json.loads(line)
+            call = _call(number, record)
+            if call is not None:
+                yield call
+
+
+def _call(number: int, record: Mapping[str, Any]) -> Call | None:
+    request, body = record["request"], record["response"]
+    events = [event for event in record["chunks"] or () if isinstance(event, dict)]
+    usage: dict[str, Any] = {}
+    answered = ""
+    for said in [body] if isinstance(body, dict) else events:
+        inner = next((said[key] for key in ("response", "message") if isinstance(said.get(key), dict)), said)
+        answered = inner.get("model") or answered
+        usage |= inner.get("usage") or said.get("usage") or {}
+    path = record["path"].partition("#")[0]
+    deployment = path.rpartition("/deployments/")[2].partition("/")[0]
+    model = answered or request.get("model") or deployment
+    ends = {
+        "/chat/completions": "chat",
+        "/responses": "responses",
+        "/embeddings": "embeddings",
+        "/messages": "messages",
+    }
+    family = next((name for end, name in ends.items() if path.endswith(end)), "")
+    tokens_in = usage.get("prompt_tokens", usage.get("input_tokens"))
+    if not family or not tokens_in:
+        return None
+    if "prompt_tokens" not in usage and family == "messages":
+        tokens_in += (usage.get("cache_creation_input_tokens") or 0) + (usage.get("cache_read_input_tokens") or 0)
+    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
+    tokens_out = usage.get("completion_tokens", usage.get("output_tokens")) or 0
+    thought = details.get("reasoning_tokens") or 0
+    return Call(number, family, model, request, events, body, tokens_in, tokens_out, thought)
+
+
+def stream(events: Iterable[Mapping[str, Any]]) -> bytes:
+    """Events as a provider sends them."""
+    return b"".join(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n" for event in events)
+
+
+def events_of(call: Call) -> Sequence[Mapping[str, Any]]:
+    """The call's events; of an answer that came whole, the events it would have come in."""
+    if call.body is None:
+        return call.events
+    if call.family == "chat":
+        return [event for choice in call.body.get("choices", ()) for event in _chat_events(choice)]
+    if call.family == "responses":
+        return [
+            {"type": "response.output_text.delta", "output_index": at, "delta": text}
+            for at, item in enumerate(call.body.get("output", ()))
+            for part in item.get("content") or ()
+            for text in _pieces(part.get("text"))
+        ]
+    return [
+        {"type": "content_block_delta", "index": at, "delta": {"text": text}}
+        for at, block in enumerate(call.body.get("content", ()))
+        for text in _pieces(block.get("text"))
+    ]
+
+
+def _chat_events(choice: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    message = choice["message"]
+    deltas: list[Mapping[str, Any]] = [{"content": text} for text in _pieces(message.get("content"))]
+    for at, made in enumerate(message.get("tool_calls") or ()):
+        deltas.append({"tool_calls": [{"index": at, "function": {"name": made["function"]["name"]}}]})
+        deltas += [
+            {"tool_calls": [{"index": at, "function": {"arguments": text}}]}
+            for text in _pieces(made["function"]["arguments"])
+        ]
+    for delta in deltas:
+        yield {"choices": [{"index": choice["index"], "delta": delta}]}
+
+
+def _pieces(text: object) -> Iterator[str]:
+    if isinstance(text, str):
+        for at in range(0, len(text), DELTA_CHARACTERS):
+            yield text[at : at + DELTA_CHARACTERS]
+
+
+def produced(family: str, raw: bytes) -> dict[Any, str]:
+    """The texts in all whole events of a stream, read the plain way: split, decode, concatenate."""
+    texts: dict[Any, str] = {}
+    for block in raw.split(b"\n\n")[:-1]:
+        event = json.loads(block.removeprefix(b"data:"))
+        for key, text in _said(family, event):
+            texts[key] = texts.get(key, "") + (text or "")
+    return texts
+
+
+def _said(family: str, event: Mapping[str, Any]) -> Iterator[tuple[Any, str | None]]:
+    at = event.get("output_index", event.get("index"))
+    if family == "chat":
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or {}
+            for key in ("content", "refusal", "reasoning_content", "reasoning"):
+                if isinstance(delta.get(key), str):
+                    yield (choice["index"], key), delta[key]
+            for made in delta.get("tool_calls") or ():
+                for key in ("name", "arguments"):
+                    yield (choice["index"], made.get("index"), key), (made.get("function") or {}).get(key)
+    elif family == "responses":
+        if event.get("type", "").endswith((".output_text.delta", "_arguments.delta", "_summary_text.delta")):
+            yield (at, event["type"]), event["delta"]
+        elif event.get("type") == "response.output_item.added":
+            yield (at, "name"), event["item"].get("name")
+    else:
+        delta = event.get("delta") or {}
+        yield (at, "text"), delta.get("text")
+        yield (at, "json"), delta.get("partial_json")
+        yield (at, "name"), (event.get("content_block") or {}).get("name")
+
+
+def ended_at(events: Sequence[Mapping[str, Any]]) -> int:
+    """How many events come before the first that says that something ended."""
+    for at, event in enumerate(events):
+        choices = event.get("choices") or ()
+        if any(choice.get("finish_reason") for choice in choices) or event.get("type") == "response.output_item.done":
+            return at
+    return len(events)

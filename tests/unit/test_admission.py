@@ -1,0 +1,473 @@
+"""From a request's body to a call: what is refused, what is held, and bodies that go on as they came."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.admission import (
+    CHOICES_MAX,
+    LEAST_TOKENS,
+    MODEL_LENGTH_MAX,
+    PLAIN_SLICE_TOKENS,
+    TOKENS_ASKED_MAX,
+    UNKNOWN_OUTPUT_TOKENS,
+    Ask,
+    Rates,
+    admit,
+    affordable_tokens,
+    bound,
+    parse,
+    permit,
+    read,
+    with_cap,
+    with_usage,
+)
+from gateway.refusals import Refusal
+from shared import pricing
+from shared.pricing import PricedModel, RateCard, Table
+from shared.projection import Plan
+from tests.harness.calls import (
+    CATALOG,
+    CHAT,
+    COST,
+    MINI,
+    PLAN,
+    THINKER,
+    TOKENS,
+    ask,
+    caller,
+    event_of,
+    rates,
+    refused,
+)
+
+INCLUDE = b'"stream_options":{"include_usage":true},'
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "gpt-mini", "messages": []} | fields).encode()
+
+
+def usage_added(data: bytes) -> bytes:
+    request = parse(data)
+    return with_usage(read(request), request, data)
+
+
+# Parsing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"model"',
+        b"{",
+        b'{"model":"m"}x',
+        b'{"model":"m","seed":NaN}',
+        b'{"model":"m","seed":-Infinity}',
+        b'{"model":"m","seed":1e400}',
+        b'{"model":"m","user":"\\ud800"}',
+        b'{"model":"m","user":"\\udce9\\ud800"}',
+        b'{"model":"m","user":"\xff"}',
+        b'{"model":"m","user":"a\x00b"}',
+        b'\xef\xbb\xbf{"model":"m"}',
+        '{"model":"m"}'.encode("utf-16"),
+        b'{"model":"m",}',
+        b"{'model':'m'}",
+        b'{"model":"m","seed":' + b"1" * 5_000 + b"}",
+        b"[" * 100_000,
+        b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":' * 100_000,
+    ],
+    ids=lambda data: repr(data[:32]),
+)
+def test_what_is_no_json_object_in_utf_8_is_refused(data: bytes) -> None:
+    """Broken, foreign and bottomless bodies are `invalid_json`, at once, and nothing else happens."""
+    with refused("invalid_json"):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model":"gpt-mini","model":"o-thinker"}',
+        b'{"model":"gpt-mini","mod\\u0065l":"o-thinker"}',
+        b'{"\\u006dodel":"gpt-mini","mode\\u006C":"o-thinker"}',
+        b'{"model":"a","x":{"model":"b","model":"c"}}',
+    ],
+)
+def test_a_model_that_stands_twice_is_refused(data: bytes) -> None:
+    """Two parsers may take two different ones: priced as one, run as the other. Escapes do not hide it."""
+    with refused("invalid_field"):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model":"m","messages":[{"content":"\\"model\\": \\"model\\""}]}',
+        b'{"model":"m","metadata":{"model":"n"},"tools":[{"model":"o"}]}',
+        b'{"model":"m","messages":[{"content":"caf\\u00e9 \\u0065"}]}',
+    ],
+)
+def test_the_word_model_elsewhere_is_no_second_model(data: bytes) -> None:
+    """Texts, nested objects and ordinary escapes that look like it are let through."""
+    assert parse(data)["model"] == "m"
+
+
+def test_a_parser_that_gives_up_is_a_refusal() -> None:
+    """Bodies nested about as deep as either parser goes: read or refused, never a fault of ours."""
+    read_whole = []
+    for depth in range(800, 1_010):
+        try:
+            parse(b'{"model":"m","\\u006d":' + b"[" * depth + b"]" * depth + b"}")
+            read_whole.append(depth)
+        except Refusal as refusal:
+            assert refusal.code == "invalid_json"  # noqa: PT017 (both ends are right)
+    assert read_whole == list(range(800, 800 + len(read_whole)))
+    assert 0 < len(read_whole) < 210
+
+
+# Fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("model", [None, 1, "", "  ", ["m"], "x" * (MODEL_LENGTH_MAX + 1), "a\x00b", "a\nb", "gpt\u202emini"]),
+        ("stream", [1, 0, "true", [], {}]),
+        ("stream_options", [1, "x", [], True]),
+        ("n", [0, -1, 1.5, 2.0, "1", True, CHOICES_MAX + 1, 10**30]),
+        ("max_tokens", [0, -1, 1.5, 1e30, "5", False, TOKENS_ASKED_MAX + 1]),
+        ("max_completion_tokens", [0, -1, [], {}]),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_named(field: str, values: list[Any]) -> None:
+    """The refusal says which field it is about."""
+    for value in values:
+        with pytest.raises(Refusal) as caught:
+            read({"model": "m"} | {field: value})
+        assert (caught.value.code, caught.value.facts["field"]) == ("invalid_field", field), value
+
+
+def test_null_is_as_good_as_absent() -> None:
+    """Clients write null for what they do not mean."""
+    fields = ("stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "service_tier", "user")
+    assert read({"model": "m"} | dict.fromkeys(fields)) == read({"model": "m"})
+
+
+def test_the_fields_that_matter_are_read() -> None:
+    """One request with all of them."""
+    request = {
+        "model": "gpt-mini",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "n": 3,
+        "max_tokens": 70,
+        "max_completion_tokens": 60,
+        "service_tier": "flex",
+        "user": "ana",
+    }
+    assert read(request) == Ask(
+        model="gpt-mini", stream=True, usage_asked=True, output_limit=60, choices=3, service_tier="flex", user="ana"
+    )
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}, {"include_usage": 1}])
+def test_usage_is_asked_for_by_true_alone(options: Any) -> None:
+    """Anything else means that the usage chunk is ours, and is taken out again."""
+    assert not read({"model": "m", "stream": True, "stream_options": options}).usage_asked
+
+
+# Asking for usage -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model":"m","stream":true}',
+        b' \r\n\t{ "model" :\t"m",\n "stream":true , "temperature": 1.0, "top_p":1.00 }\n',
+        b'{"stream":true,"model":"m","seed":123456789012345678901234567890,"x":-12345678901234567890}',
+        '{"stream":true,"model":"m","user":"Zoë 🌻","x":"\\u00e9\\/\\ud83c\\udf3b"}'.encode(),
+        b'{"stream":true,"model":"m","a":1E2,"b":-0,"c":1e-7,"d":0.1000,"e":18446744073709551616}',
+        b'{"stream":true,"model":"m","x":1,"x":2}',
+    ],
+)
+def test_the_field_is_put_in_front_and_no_other_byte_changes(data: bytes) -> None:
+    """White space, spelling of numbers and texts, order and doubles of the client's stay as they are."""
+    added = usage_added(data)
+    assert added.count(INCLUDE) == 1
+    assert added.replace(INCLUDE, b"") == data
+    assert json.loads(added) == json.loads(data) | {"stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize(
+    ("options", "merged"),
+    [
+        (b"null", b'{"include_usage":true}'),
+        (b"{}", b'{"include_usage":true}'),
+        (b'{"include_usage": false}', b'{"include_usage":true}'),
+        (b'{"include_obfuscation": false}', b'{"include_obfuscation":false,"include_usage":true}'),
+        (b'{"include_usage":0,"x":1.0}', b'{"include_usage":true,"x":1.0}'),
+    ],
+)
+def test_options_that_are_there_are_kept(options: bytes, merged: bytes) -> None:
+    """`include_usage` is added to the client's stream options; other values keep even their spelling."""
+    data = b'{"model":"m", "stream":true, "stream_options":%b, "temperature":1.00, "seed":123456789012345678901}'
+    expected = b'{"model":"m","stream":true,"stream_options":%b,"temperature":1.00,"seed":123456789012345678901}'
+    assert usage_added(data % options).replace(b": false", b":false") == expected % merged
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model":"m"}',
+        b'{"model":"m","stream":false}',
+        b'{"model":"m","stream":true,"stream_options":{"include_usage":true}}',
+        b'{"model":"m","stream":false,"stream_options":{"include_usage":false}}',
+    ],
+)
+def test_where_nothing_need_be_asked_the_body_is_the_clients(data: bytes) -> None:
+    """No stream, or usage asked for already: the very same bytes."""
+    assert usage_added(data) is data
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), _JSON, max_size=5),
+    st.booleans(),
+    st.none() | st.dictionaries(st.text(max_size=8), _JSON, max_size=3),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :\t")]),
+)
+def test_a_rewritten_body_means_the_same(
+    fields: dict[str, Any], given_options: bool, options: dict[str, Any] | None, separators: tuple[str, str]
+) -> None:
+    """Whatever else stands in a request, asking for usage and a cap changes those two fields and no other."""
+    request = fields | {"model": "m", "stream": True, "max_tokens": 100}
+    for name in ("n", "max_completion_tokens", "service_tier", "stream_options"):
+        request.pop(name, None)
+    if given_options:
+        request["stream_options"] = options
+    data = json.dumps(request, separators=separators).encode()
+    asked = usage_added(data)
+    assert json.loads(asked) == request | {
+        "stream_options": {**(options or {} if given_options else {}), "include_usage": True}
+    }
+    assert json.loads(with_cap(rates(), asked, 7)) == json.loads(asked) | {"max_tokens": 7}
+
+
+# Capping the answer -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "given_limits", "expected"),
+    [
+        (MINI, {}, {"max_tokens": 50}),
+        (THINKER, {}, {"max_completion_tokens": 50}),
+        (MINI, {"max_tokens": None}, {"max_tokens": 50}),
+        (THINKER, {"max_tokens": None}, {"max_tokens": None, "max_completion_tokens": 50}),
+        (MINI, {"max_tokens": 900}, {"max_tokens": 50}),
+        (THINKER, {"max_tokens": 900}, {"max_tokens": 50}),
+        (MINI, {"max_completion_tokens": 900}, {"max_completion_tokens": 50}),
+        (MINI, {"max_completion_tokens": None, "max_tokens": 900}, {"max_completion_tokens": None, "max_tokens": 50}),
+        (MINI, {"max_completion_tokens": 900, "max_tokens": 900}, {"max_completion_tokens": 50, "max_tokens": 50}),
+        (MINI, {"max_completion_tokens": 900, "max_tokens": 20}, {"max_completion_tokens": 50, "max_tokens": 20}),
+    ],
+)
+def test_a_cap_takes_the_name_that_the_client_used(
+    model: PricedModel, given_limits: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Else the one that the model knows; null counts as absent; a lower limit of the client's stays."""
+    data = body(temperature=1.0, **given_limits)
+    capped = json.loads(with_cap(rates(model), data, 50))
+    assert capped == {"model": "gpt-mini", "messages": [], "temperature": 1.0} | expected
+
+
+def test_a_cap_leaves_the_spelling_of_all_other_values() -> None:
+    """Numbers too large for 64 bits and floats keep their digits, in front of a body and within it."""
+    inner = b'"model":"m","temperature":1.0,"seed":123456789012345678901234567890,"x":"\\u00e9"'
+    assert with_cap(rates(), b" {" + inner + b"}", 9) == b' {"max_tokens":9,' + inner + b"}"
+    assert with_cap(rates(), b"{" + inner + b',"max_tokens":99}', 9) == b"{" + inner + b',"max_tokens":9}'
+
+
+# Permission -------------------------------------------------------------------------------------------------------
+
+
+def plan(*models: str) -> Plan:
+    return msgspec.structs.replace(PLAN, models=models)
+
+
+@pytest.mark.parametrize("patterns", [(), ("*",), ("gpt-*",), ("o-*", "gpt-mini"), ("gpt-m?ni",)])
+def test_a_plan_without_patterns_or_with_one_that_fits_permits(patterns: tuple[str, ...]) -> None:
+    """The rates of what is asked, at the plan's card."""
+    found = permit(ask(), plan(*patterns), CATALOG)
+    assert found == Rates(CATALOG.price_version, MINI, "default", TOKENS)
+
+
+@pytest.mark.parametrize("patterns", [("o-*",), ("GPT-MINI",), ("mini",), ("",)])
+def test_a_model_that_no_pattern_names_is_refused(patterns: tuple[str, ...]) -> None:
+    """Patterns match the whole name, in its case."""
+    with refused("model_not_allowed"):
+        permit(ask(), plan(*patterns), CATALOG)
+
+
+@pytest.mark.parametrize("model", ["gpt-7", "", "gpt-mini ", "GPT-mini", "x" * 300])
+def test_a_model_without_a_price_is_refused(model: str) -> None:
+    """Never free by accident."""
+    with refused("model_not_priced"):
+        permit(ask(model=model), plan(), CATALOG)
+
+
+def test_the_permission_is_asked_before_the_price() -> None:
+    """A model that is neither permitted nor priced says nothing of prices."""
+    with refused("model_not_allowed"):
+        permit(ask(model="gpt-7"), plan("gpt-mini"), CATALOG)
+
+
+# Bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_holds_a_slice_and_is_extended() -> None:
+    """Input and one slice of output; it is never capped upstream, because it can be ended on the way."""
+    found = bound(ask(), rates(), input_tokens=100, slice_tokens=1_000)
+    assert found.stoppable
+    assert (found.full_tokens, found.full_mc, found.slice_mc) == (1_000, 1_100_000, 1_100_000)
+    assert (found.input_mc, found.least_mc) == (100_000, 164_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "stream", "limit", "full", "first"),
+    [
+        (MINI, False, 0, 16_384, PLAIN_SLICE_TOKENS),
+        (MINI, False, 50, 50, 50),
+        (MINI, False, 10**9, 16_384, PLAIN_SLICE_TOKENS),
+        (THINKER, True, 0, 100_000, PLAIN_SLICE_TOKENS),
+        (THINKER, True, 3_000, 3_000, 3_000),
+        (msgspec.structs.replace(MINI, output_max=0), False, 0, UNKNOWN_OUTPUT_TOKENS, PLAIN_SLICE_TOKENS),
+    ],
+)
+def test_an_answer_that_cannot_be_stopped_is_held_for_whole_or_capped(
+    model: PricedModel, stream: bool, limit: int, full: int, first: int
+) -> None:
+    """Plain answers and hidden reasoning: the largest answer where it is affordable, else a slice of it."""
+    found = bound(ask(stream=stream, output_limit=limit), rates(model), input_tokens=0, slice_tokens=1_000)
+    assert not found.stoppable
+    assert (found.full_tokens, found.full_mc, found.slice_mc) == (full, full * 1_000, first * 1_000)
+    assert found.least_mc == min(LEAST_TOKENS, full) * 1_000
+
+
+def test_choices_are_held_for_each() -> None:
+    """`n` answers are n outputs, of one input."""
+    one = bound(ask(), rates(), 100, 1_000)
+    five = bound(ask(choices=5), rates(), 100, 1_000)
+    assert five.input_mc == one.input_mc
+    assert five.full_tokens == 5 * one.full_tokens
+    assert five.least_mc - five.input_mc == 5 * (one.least_mc - one.input_mc)
+
+
+def test_a_dearer_service_tier_is_held_for() -> None:
+    """The client chooses the tier: the hold is at that tier's rates."""
+    dear = Table(rates={kind: 2 * rate for kind, rate in MINI.rates.items()})
+    model = msgspec.structs.replace(MINI, service={"priority": dear})
+    plain = bound(ask(), rates(model, COST), 1_000, 1_000)
+    priority = bound(ask(service_tier="priority"), rates(model, COST), 1_000, 1_000)
+    assert priority.full_mc == 2 * plain.full_mc
+
+
+_CARDS = st.sampled_from([COST, TOKENS, RateCard(card="dear", family="cost", markup_ppm=1_300_007)])
+_MODELS = st.builds(
+    lambda rate_in, rate_out, most, thinks: PricedModel(
+        model="m", rates={"input": rate_in, "output": rate_out}, output_max=most, reasoning=thinks
+    ),
+    st.integers(0, 10**11),
+    st.integers(0, 10**12),
+    st.integers(0, 200_000),
+    st.booleans(),
+)
+_ASKS = st.builds(
+    lambda stream, limit, choices: ask(stream=stream, output_limit=limit, choices=choices),
+    st.booleans(),
+    st.integers(0, 300_000),
+    st.integers(1, CHOICES_MAX),
+)
+
+
+@given(_MODELS, _CARDS, _ASKS, st.integers(0, 2_000_000), st.integers(64, 65_536), st.data())
+def test_what_a_hold_affords_is_never_dearer_than_the_hold(
+    model: PricedModel, card: RateCard, asked: Ask, tokens_in: int, slice_tokens: int, data: st.DataObject
+) -> None:
+    """Bounds are in order; the tokens that a hold covers cost no more than it, grow with it, and never exceed all."""
+    call_rates = rates(model, card)
+    bounds = bound(asked, call_rates, tokens_in, slice_tokens)
+    assert 0 <= bounds.input_mc <= bounds.least_mc <= bounds.slice_mc <= bounds.full_mc
+
+    held = data.draw(st.integers(bounds.least_mc, bounds.full_mc + 10))
+    affordable = affordable_tokens(bounds, held)
+    assert 1 <= affordable <= max(1, bounds.full_tokens)
+    assume(affordable > 1)
+    assert pricing.hold_mc(tokens_in, affordable, model, card) <= held
+    more = data.draw(st.integers(held, bounds.full_mc + 10))
+    assert affordable_tokens(bounds, more) >= affordable
+
+
+@given(_MODELS, _CARDS, _ASKS, st.integers(0, 100_000), st.integers(1, 1_000))
+def test_more_input_is_never_held_for_less(
+    model: PricedModel, card: RateCard, asked: Ask, tokens_in: int, more: int
+) -> None:
+    """Every bound grows with the estimate of the input."""
+    smaller = bound(asked, rates(model, card), tokens_in, 1_024)
+    larger = bound(asked, rates(model, card), tokens_in + more, 1_024)
+    for name in ("full_mc", "slice_mc", "least_mc", "input_mc"):
+        assert getattr(larger, name) >= getattr(smaller, name)
+
+
+def test_a_free_model_needs_no_credit() -> None:
+    """Rates of zero: nothing is held, and all of the answer is covered."""
+    free = PricedModel(model="m", rates={"input": 0, "output": 0}, output_max=100)
+    bounds = bound(ask(), rates(free, COST), 1_000, 1_024)
+    assert (bounds.full_mc, bounds.least_mc) == (0, 0)
+    assert affordable_tokens(bounds, 0) == bounds.full_tokens
+
+
+# The whole of it --------------------------------------------------------------------------------------------------
+
+
+def test_an_admitted_call_keeps_both_bodies() -> None:
+    """What came is kept for counting, what goes upstream asks for usage, and the usage chunk will be taken out."""
+    data = body(stream=True, user="ana")
+    call = admit(event_of(1), caller("ana"), CHAT, data, PLAN, CATALOG, 1, 0.0)
+    assert call.request is data
+    assert json.loads(call.body) == json.loads(data) | {"stream_options": {"include_usage": True}}
+    assert call.strip_usage
+    assert call.rates.model is MINI
+    assert call.input_tokens > 0
+
+
+def test_a_usage_chunk_that_the_client_asked_for_stays() -> None:
+    """Nothing is taken out of a stream whose client wants its usage."""
+    data = body(stream=True, stream_options={"include_usage": True})
+    call = admit(event_of(1), caller("ana"), CHAT, data, PLAN, CATALOG, 1, 0.0)
+    assert not call.strip_usage
+    assert call.body is data
+
+
+def test_a_body_of_another_user_is_not_admitted() -> None:
+    """Header and body name two users: refused before anything is priced."""
+    with refused("user_mismatch"):
+        admit(event_of(1), caller("ana"), CHAT, body(user="bob", model="gpt-7"), PLAN, CATALOG, 1, 0.0)

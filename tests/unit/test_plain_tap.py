@@ -1,0 +1,88 @@
+"""Observer of an answer that is no stream: nothing is changed, the last bytes wait, the usage is read."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import plain_tap
+from gateway.plain_tap import HELD_BYTES_MAX, PlainTap
+
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "model": "gpt-mini-2026",
+        "service_tier": "default",
+        "choices": [{"index": 0, "message": {"content": "Olá 🌻"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21},
+    }
+).encode()
+
+
+def carried(tap: PlainTap, parts: list[bytes]) -> tuple[bytes, bytes]:
+    """What leaves before the S record, and what after it."""
+    before = b"".join(tap.feed(part) for part in parts) + tap.finish()
+    return before, tap.release()
+
+
+@pytest.mark.parametrize("size", [1, 7, len(ANSWER) - 1, len(ANSWER)])
+def test_a_small_answer_leaves_in_one_piece_after_its_record(size: int) -> None:
+    """However it arrives: no byte before the S record is written, all of them after."""
+    parts = [ANSWER[start : start + size] for start in range(0, len(ANSWER), size)]
+    tap = PlainTap("chat")
+    assert carried(tap, parts) == (b"", ANSWER)
+    assert tap.body == ANSWER
+
+
+def test_an_answer_says_its_model_usage_tier_and_end() -> None:
+    """What the settlement needs is read once the answer is whole, and not before."""
+    tap = PlainTap("chat")
+    tap.feed(ANSWER)
+    assert (tap.model, tap.usage_raw, tap.done) == ("", None, False)
+    tap.finish()
+    assert tap.model == "gpt-mini-2026"
+    assert tap.usage_raw == {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
+    assert (tap.service_tier, tap.finish_reason, tap.error) == ("default", "stop", None)
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>502</html>", ANSWER[:-1], b"[1,2]", b"\xff\xfe", b"null"])
+def test_an_answer_that_is_no_json_passes_unread(answer: bytes) -> None:
+    """Whatever comes reaches the client; there is nothing to read in it."""
+    tap = PlainTap("chat")
+    assert carried(tap, [answer]) == (b"", answer)
+    assert (tap.model, tap.usage_raw, tap.error) == ("", None, None)
+
+
+def test_an_error_answer_is_told_as_one() -> None:
+    """The upstream's error object is kept for the outcome."""
+    tap = PlainTap("chat")
+    carried(tap, [b'{"error":{"message":"no","type":"x"}}'])
+    assert tap.error == {"message": "no", "type": "x"}
+
+
+def test_of_a_large_answer_only_the_last_part_waits() -> None:
+    """Above a mebibyte the answer flows; its last part still waits for the S record."""
+    part = b"x" * (HELD_BYTES_MAX // 4)
+    tap = PlainTap("chat")
+    assert [len(tap.feed(part)) for _ in range(6)] == [0, 0, 0, 0, 4 * len(part), len(part)]
+    assert tap.finish() == b""
+    assert tap.release() == part
+
+
+def test_an_answer_too_large_to_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its limit the answer passes and its copy is let go: memory stays bounded, no usage is read."""
+    monkeypatch.setattr(plain_tap, "READ_BYTES_MAX", len(ANSWER) - 1)
+    tap = PlainTap("chat")
+    assert carried(tap, [ANSWER[:100], ANSWER[100:]]) == (b"", ANSWER)
+    assert (tap.body, tap.usage_raw) == (b"", None)
+    assert tap._kept == []
+
+
+@given(st.lists(st.binary(max_size=400_000), max_size=8))
+def test_no_byte_is_lost_doubled_or_moved(parts: list[bytes]) -> None:
+    """What leaves is what came, in order, and the last part that came never leaves before the record."""
+    before, after = carried(PlainTap("chat"), parts)
+    assert before + after == b"".join(parts)
+    if parts:
+        assert after.endswith(parts[-1])

@@ -1,0 +1,317 @@
+"""Answers counted from their raw bytes: however these are cut, of every family, and of no family at all."""
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.recount import answer, completion
+from gateway.recount.completion import EVENT_BYTES_MAX, Transcript, count_completion
+from gateway.recount.tally import Recount
+from gateway.recount.vocabulary import encoding_for
+
+Event = dict[str, Any]
+TEXT = "Olá! O saldo é de 41.500 créditos 🌻 e vale até 30/11."
+
+
+def length(*texts: str, model: str = "gpt-4o") -> int:
+    return sum(len(encoding_for(model).encode_ordinary(text)) for text in texts)
+
+
+def stream(events: Iterable[Event], end: bytes = b"\n", done: bool = False) -> bytes:
+    lines = [b"data: " + json.dumps(event, ensure_ascii=False).encode() for event in events]
+    lines += [b"data: [DONE]"] if done else []
+    return b"".join(line + end + end for line in lines)
+
+
+def delta(choice: int = 0, finish: str | None = None, **said: object) -> Event:
+    return {"choices": [{"index": choice, "delta": said, "finish_reason": finish}]}
+
+
+def call(index: int, name: str | None = None, arguments: str | None = None) -> Event:
+    return delta(tool_calls=[{"index": index, "function": {"name": name, "arguments": arguments}}])
+
+
+def pieces(text: str, size: int = 3) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+CHAT: list[Event] = [
+    delta(role="assistant", content=""),
+    *(delta(content=text) for text in pieces(TEXT)),
+    call(0, "ver_saldo", ""),
+    *(call(0, arguments=text) for text in pieces('{"conta": "77"}')),
+]
+CHAT_TOKENS = length(TEXT, "ver_saldo", '{"conta": "77"}')
+
+RESPONSES: list[Event] = [
+    {"type": "response.created", "response": {"output": []}},
+    {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
+    *(
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": text}
+        for text in pieces(TEXT)
+    ),
+    {"type": "response.output_item.added", "output_index": 1, "item": {"type": "function_call", "name": "ver_saldo"}},
+    {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": "{}"},
+]
+RESPONSES_TOKENS = length(TEXT, "ver_saldo", "{}")
+
+MESSAGES: list[Event] = [
+    {"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 9}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Vejamos."}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": TEXT}},
+    {
+        "type": "content_block_start",
+        "index": 2,
+        "content_block": {"type": "tool_use", "name": "ver_saldo", "input": {}},
+    },
+    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
+]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize(
+    ("family", "events", "tokens"), [("chat", CHAT, CHAT_TOKENS), ("responses", RESPONSES, RESPONSES_TOKENS)]
+)
+def test_every_cut_gives_the_same(family: str, events: list[Event], tokens: int, end: bytes) -> None:
+    """Whole, in two at every byte, byte by byte, with garbage around: the count is that of the text."""
+    raw = b": hello" + end + end + stream(events, end, done=True) + b"event: x" + end
+    assert count_completion(family, "gpt-4o", b"\xef\xbb\xbf" + raw) == Recount(tokens)
+    for cut in range(len(raw)):
+        transcript = Transcript(family)
+        transcript.add(raw[:cut])
+        transcript.add(raw[cut:])
+        assert transcript.count("gpt-4o").tokens == tokens
+    transcript = Transcript(family)
+    for at in range(len(raw)):
+        transcript.add(raw[at : at + 1])
+    assert transcript.count("gpt-4o") == Recount(tokens)
+
+
+def test_what_came_before_a_cut_is_counted_exactly() -> None:
+    """A prefix of a stream counts the tokens of the text in its whole events, at every byte."""
+    raw = stream(CHAT)
+    events = [stream([event]) for event in CHAT]
+    for cut in range(len(raw) + 1):
+        whole, size = 0, 0
+        while whole < len(events) and size + len(events[whole]) <= cut:
+            size += len(events[whole])
+            whole += 1
+        came = CHAT[:whole]
+        said = "".join(event["choices"][0]["delta"].get("content") or "" for event in came)
+        calls = [made["function"] for event in came for made in event["choices"][0]["delta"].get("tool_calls") or ()]
+        name = "".join(made["name"] or "" for made in calls)
+        arguments = "".join(made["arguments"] or "" for made in calls)
+        assert count_completion("chat", "gpt-4o", raw[:cut]).tokens == length(said, name, arguments)
+
+
+@given(st.lists(st.text(), max_size=20), st.lists(st.integers(0, 2000), max_size=10))
+def test_any_text_in_any_pieces(texts: list[str], cuts: list[int]) -> None:
+    """Whatever is said, and however the bytes fall, the count is that of the joined text."""
+    raw = stream(delta(content=text) for text in texts)
+    edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    transcript = Transcript("chat")
+    for start, end in pairwise(edges):
+        transcript.add(raw[start:end])
+    assert transcript.count("azure/gpt-4o").tokens == length("".join(texts))
+    assert transcript.characters == len("".join(texts))
+
+
+def test_counting_goes_on() -> None:
+    """A transcript may be counted while the stream runs, any number of times."""
+    transcript = Transcript("chat")
+    for event, said in zip(CHAT[1:5], ["Olá", "Olá! O", "Olá! O sa", "Olá! O saldo"], strict=True):
+        transcript.add(stream([event]))
+        assert transcript.count("gpt-4o").tokens == length(said)
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_events_without_an_empty_line(end: bytes) -> None:
+    """Servers that leave out the empty line between events are understood, and data in several lines too."""
+    raw = b"".join(b"data: " + json.dumps(event).encode() + b"\n" for event in CHAT) + end + b"\n"
+    assert count_completion("chat", "gpt-4o", raw).tokens == CHAT_TOKENS
+    split = stream([delta(content="Olá")]).replace(b'"index"', b'\ndata: "index"')
+    assert count_completion("chat", "gpt-4o", split).tokens == length("Olá")
+
+
+def test_choices_are_counted_apart() -> None:
+    """With n > 1 the texts of the choices are not joined, though their events are mixed."""
+    raw = stream(
+        [delta(0, content="uni"), delta(1, content="uni"), delta(0, content="verso"), delta(1, content="forme")]
+    )
+    assert count_completion("chat", "gpt-4o", raw).tokens == length("universo", "uniforme")
+
+
+def test_refusals_thoughts_and_older_calls_count() -> None:
+    """Refusals, visible thought, `function_call` and the text of completions are produced tokens as well."""
+    raw = stream(
+        [
+            delta(refusal="Não posso."),
+            delta(reasoning_content="Hmm"),
+            delta(function_call={"name": "f", "arguments": "{}"}),
+        ]
+    )
+    assert count_completion("chat", "gpt-4o", raw).tokens == length("Não posso.", "Hmm", "f", "{}")
+    plain = stream([{"choices": [{"index": 0, "text": "Era uma "}]}, {"choices": [{"index": 0, "text": "vez"}]}])
+    assert count_completion("completions", "davinci-002", plain).tokens == length("Era uma vez", model="davinci-002")
+
+
+@pytest.mark.parametrize(
+    ("family", "body", "tokens"),
+    [
+        ("chat", {"choices": [{"message": {"content": TEXT}, "finish_reason": "length"}]}, length(TEXT)),
+        ("chat", {"choices": [{"message": {"content": [{"type": "text", "text": TEXT}]}}]}, length(TEXT)),
+        ("completions", {"choices": [{"text": TEXT, "finish_reason": "stop"}]}, length(TEXT)),
+        (
+            "responses",
+            {"output": [{"type": "message", "content": [{"text": TEXT}], "status": "completed"}]},
+            length(TEXT) + 1,
+        ),
+        ("responses", {"output": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, length("f", "{}")),
+        ("embeddings", {"data": [{"embedding": [0.5]}]}, 0),
+    ],
+)
+def test_whole_answers(family: str, body: Event, tokens: int) -> None:
+    """A JSON answer counts the same parsed, as bytes, and as bytes in two pieces."""
+    raw = b" \n" + json.dumps(body).encode()
+    assert count_completion(family, "gpt-4o", body).tokens == tokens
+    assert count_completion(family, "gpt-4o", raw) == Recount(tokens)
+    transcript = Transcript(family)
+    transcript.add(raw[:9])
+    transcript.add(raw[9:])
+    assert transcript.count("gpt-4o").tokens == transcript.count("gpt-4o").tokens == tokens
+
+
+def test_a_json_answer_that_was_cut_is_estimated() -> None:
+    """Half a JSON answer cannot be read; its size is the estimate, and the flag says so."""
+    raw = json.dumps({"choices": [{"message": {"content": TEXT * 9}}]}).encode()
+    recount = count_completion("chat", "gpt-4o", raw[:400])
+    assert recount == Recount(100, ("estimated",))
+
+
+def test_what_an_ended_answer_bills_beside_its_text() -> None:
+    """A call that came to its end costs seven tokens more, several their wrapper, a forced one no name."""
+    made = [call(0, "ver_saldo", "{}")]
+    other = call(1, "ver_saldo", "{}")
+    ended = delta(finish="tool_calls")
+    wrapper = ",".join(['{"recipient_name":"functions.ver_saldo","parameters":{}}'] * 2)
+    count = {
+        "cut": count_completion("chat", "gpt-4o", stream(made)).tokens,
+        "one": count_completion("chat", "gpt-4o", stream([*made, ended])).tokens,
+        "two": count_completion("chat", "gpt-4o", stream([*made, other, ended])).tokens,
+        "forced": count_completion("chat", "gpt-4o", stream([*made, delta(finish="stop")])).tokens,
+        "elsewhere": count_completion("chat", "an-alias", stream([*made, ended])).tokens,
+    }
+    assert count == {
+        "cut": length("ver_saldo", "{}"),
+        "one": length("ver_saldo", "{}") + 7,
+        "two": length('{"tool_uses":[' + wrapper + "]}") + 8,
+        "forced": length("{}"),
+        "elsewhere": length("ver_saldo", "{}"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"), [("o4-mini", ("hidden_reasoning",)), ("gpt-4o", ()), ("gpt-5.4", ("hidden_reasoning",))]
+)
+def test_hidden_thought_is_flagged(model: str, flags: tuple[str, ...]) -> None:
+    """An answer of a model that thinks says that its count may miss the thought."""
+    assert count_completion("chat", model, stream(CHAT)).flags == flags
+
+
+def test_anthropic_streams_are_estimated() -> None:
+    """Text, thought and tool use of Anthropic's events are counted, scaled, and flagged."""
+    recount = count_completion("messages", "claude-haiku-4-5", stream(MESSAGES))
+    assert recount.flags == ("estimated", "hidden_reasoning")
+    spoken = length("Vejamos.", TEXT, "ver_saldo", "{}", model="gpt-4")
+    assert recount.tokens == spoken * 108 // 100
+    ended = [*MESSAGES, {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}]
+    assert count_completion("messages", "claude-haiku-4-5", stream(ended)).tokens == recount.tokens + 3 + 44
+
+
+def test_the_last_event_of_responses_is_not_counted_twice() -> None:
+    """`response.completed` repeats the whole answer; it counts only where nothing came before it."""
+    said = [{"type": "message", "content": [{"text": TEXT}], "status": "completed"}]
+    last = {"type": "response.completed", "response": {"output": said}}
+    events = [*RESPONSES[:-2], last]
+    assert count_completion("responses", "gpt-4o", stream(events)).tokens == length(TEXT)
+    assert count_completion("responses", "gpt-4o", stream([last])).tokens == length(TEXT) + 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [],
+        1,
+        None,
+        {},
+        {"choices": None},
+        {"choices": [None, {}]},
+        {"choices": [{"delta": {"content": 3, "tool_calls": [1]}}]},
+        {"choices": [{"index": "x", "delta": {"tool_calls": [{"index": None, "function": {"name": 3}}]}}]},
+        {"type": "response.output_text.delta", "delta": None},
+        {"type": "content_block_delta", "delta": 3},
+    ],
+)
+@pytest.mark.parametrize("family", ["chat", "responses", "messages", "completions", "images"])
+def test_events_of_no_known_shape_add_nothing(family: str, event: Any) -> None:
+    """What is no text of a known place is passed over without an error."""
+    raw = stream([event]) + b"data: {broken\n\ndata:\n\n"
+    assert count_completion(family, "gpt-4o", raw).tokens == 0
+    if isinstance(event, dict):
+        assert count_completion(family, "gpt-4o", event).tokens == 0
+
+
+def test_an_event_too_large_is_passed_over() -> None:
+    """An event above the limit costs no memory and no count; the answer goes on behind it, flagged."""
+    transcript = Transcript("chat")
+    transcript.add(stream([delta(content="Olá")]) + b'data: {"junk":"')
+    for _ in range(EVENT_BYTES_MAX // (1 << 20) + 2):
+        transcript.add(b"x" * (1 << 20))
+        assert len(transcript._rest) <= EVENT_BYTES_MAX
+    transcript.add(b'"}\n\n' + stream([delta(content="!")]))
+    assert transcript.count("gpt-4o") == Recount(length("Olá!"), ("estimated",))
+
+
+def test_text_above_the_limit_is_measured_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limits the text is not kept: its characters count four to a token, and the flag says so."""
+    monkeypatch.setattr(answer, "TEXT_CHARACTERS_MAX", 10)
+    recount = count_completion("chat", "gpt-4o", stream([delta(content="Olá"), delta(content="a" * 40)]))
+    assert recount == Recount(length("Olá") + 10, ("estimated",))
+    monkeypatch.setattr(answer, "PARTS_MAX", 1)
+    assert count_completion("chat", "gpt-4o", stream([delta(0, content="a"), delta(1, content="b" * 4)])).tokens == 2
+
+
+def test_memory_is_the_text_not_the_events() -> None:
+    """Ten thousand events leave one text and no event behind."""
+    transcript = Transcript("chat")
+    for _ in range(10_000):
+        transcript.add(stream([delta(content="ab")]))
+    (part,) = transcript.parts.values()
+    assert len(part._pieces) < answer.PIECES_MAX
+    assert part.text == "ab" * 10_000
+    assert (transcript._rest, transcript._data) == (b"", [])
+
+
+def test_the_cheap_estimate_is_high() -> None:
+    """Without the tokenizer, prose is estimated above its tokens, and never below the number of its events."""
+    transcript = Transcript("chat")
+    assert transcript.estimate() == 0
+    transcript.add(stream(delta(content=text) for text in pieces(TEXT * 20, 20)))
+    assert length(TEXT * 20) <= transcript.estimate() <= 2 * length(TEXT * 20)
+    few = Transcript("chat")
+    few.add(stream([*CHAT, delta(finish="tool_calls")]))
+    assert few.estimate() >= few.count("gpt-4o").tokens
+    transcript.add(stream(delta(content="") for _ in range(5_000)))
+    assert transcript.estimate() >= 5_000
+
+
+def test_lines_of_one_event_are_limited() -> None:
+    """Data spread over endless lines is given up, and the next event is read."""
+    raw = b"data: {\n" * (completion.EVENT_LINES_MAX * 3) + b"\n" + stream([delta(content="Olá")])
+    assert count_completion("chat", "gpt-4o", raw).tokens == length("Olá")

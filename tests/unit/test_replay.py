@@ -1,0 +1,185 @@
+"""What dead processes left behind: which event each call is booked with, and that no journal is lost on the way."""
+
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import metrics
+from gateway.budget import Budget
+from gateway.journal import Journal, JournalFullError, Kind, dead_journals
+from gateway.replay import last_words, replay
+from shared import events
+from shared.events import UsageEvent
+from shared.usage import Usage
+from tests.harness.calls import event_of
+from tests.harness.messages import seen, used
+
+STEPS: Final[dict[bytes, dict[str, Any]]] = {
+    b"D": {"evidence": "none", "outcome": "lost", "usage": Usage(), "charge_mc": 30},
+    b"C": {"evidence": "checkpoint", "outcome": "lost", "charge_mc": 40},
+    b"S": {"evidence": "provider", "outcome": "complete", "charge_mc": 50},
+    b"V": {"evidence": "none", "outcome": "lost", "usage": Usage(), "charge_mc": 60},
+}
+
+
+def record(kind: str, number: int = 1, **more: Any) -> tuple[Kind, UsageEvent]:
+    """What a gateway writes of call `number` at that point of its life; the charges tell the points apart."""
+    step = kind.encode()
+    event = used("ana", 1, event_id=event_of(number), **(STEPS[step] | more))
+    return cast("Kind", step), event
+
+
+def words(*records: tuple[Kind, UsageEvent]) -> list[UsageEvent]:
+    return list(last_words((kind, events.encode(event)) for kind, event in records))
+
+
+class Reports:
+    """Stands where the budget stands: what is reported to Redis."""
+
+    def __init__(self) -> None:
+        self.events: list[UsageEvent] = []
+
+    def resettle(self, event: UsageEvent) -> None:
+        self.events.append(event)
+
+
+def replayed(home: Path, own: Journal) -> list[UsageEvent]:
+    reports = Reports()
+    assert replay(home, own, cast("Budget", reports)) == len(reports.events)
+    return reports.events
+
+
+def left_behind(home: Path, *records: tuple[Kind, UsageEvent]) -> Path:
+    dead = Journal(home, "dead")
+    for kind, event in records:
+        dead.write(kind, events.encode(event))
+    dead.close()
+    return dead.folder
+
+
+# The last word ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("life", "word"),
+    [
+        ("D", "D"),
+        ("DC", "C"),
+        ("DCC", "C"),
+        ("DS", "S"),
+        ("DCS", "S"),
+        ("DV", None),
+        ("DCV", None),
+        ("SC", "S"),
+        ("SD", "S"),
+        ("VC", None),
+        ("S", "S"),
+        ("C", "C"),
+        ("", None),
+    ],
+)
+def test_a_call_is_booked_by_its_last_word(life: str, word: str | None) -> None:
+    """D: lost, at nothing. C: lost, at its last note. S: as it was settled. V: not at all. A close is final, even
+    where a note was written after it, and even where the records before it are damaged."""
+    records = [record(kind, charge_mc=10 * place) for place, kind in enumerate(life)]
+    expected = [] if word is None else [records[life.rindex(word)][1]]
+    assert words(*records) == expected
+
+
+def test_calls_do_not_touch_each_other() -> None:
+    """Interleaved records of several calls: one event for each that needs one."""
+    records = [record("D", 1), record("D", 2), record("D", 3), record("C", 1), record("V", 2), record("S", 3)]
+    assert words(*records) == [records[3][1], records[5][1]]
+
+
+def test_what_cannot_be_read_is_skipped() -> None:
+    """A payload that is no event, or of another kind, hides no other."""
+    good = record("S")[1]
+    payloads = [b"", b"{}", b"[" * 60_000, events.encode(seen("ana")), events.encode(good), b'{"kind":"usage"}']
+    assert list(last_words((b"S", payload) for payload in payloads)) == [good]
+
+
+@given(st.lists(st.tuples(st.sampled_from("DCSV"), st.integers(1, 4)), max_size=30))
+def test_no_call_is_booked_twice_and_no_close_is_overruled(lives: list[tuple[str, int]]) -> None:
+    """Any order of records: at most one event for each call; the first close decides."""
+    booked = words(*(record(kind, number) for kind, number in lives))
+    expected = {}
+    for number in {number for _, number in lives}:
+        of_call = [kind for kind, one in lives if one == number]
+        last_word = next((kind for kind in of_call if kind in "SV"), of_call[-1])
+        if last_word != "V":
+            expected[event_of(number)] = STEPS[last_word.encode()]["charge_mc"]
+    assert len(booked) == len(expected)
+    assert {event.event_id: event.charge_mc for event in booked} == expected
+
+
+# Taking over ------------------------------------------------------------------------------------------------------
+
+
+def test_the_dead_are_reported_copied_and_removed(tmp_path: Path) -> None:
+    """Every call of every dead journal reaches Redis and our own journal; the folders are gone."""
+    records = [record("S", 1), record("D", 2), record("V", 3)]
+    folders = [left_behind(tmp_path, *records[:2]), left_behind(tmp_path, records[2], record("C", 4))]
+    own = Journal(tmp_path, "own")
+    reported = replayed(tmp_path, own)
+    assert {event.event_id for event in reported} == {event_of(1), event_of(2), event_of(4)}
+    assert not any(folder.exists() for folder in folders)
+    own.close()
+    (heir,) = dead_journals(tmp_path, but=Path())
+    assert [(kind, events.decode(data)) for kind, data in heir.records()] == [(b"S", event) for event in reported]
+
+
+def test_a_process_that_dies_while_it_replays_loses_nothing(tmp_path: Path) -> None:
+    """The copy is whole and synced before the original goes: at the next start either journal tells the same."""
+    event = record("C", 1)[1]
+    left_behind(tmp_path, (b"C", event))
+    own = Journal(tmp_path, "own")
+    own.write(b"S", events.encode(event))
+    own.close()
+    again = Journal(tmp_path, "again")
+    assert replayed(tmp_path, again) == [event, event]
+    again.close()
+
+
+def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start does not fail: calls are reported to Redis, and the folder waits, locked, for the next start."""
+    records = [record("S", number) for number in range(1, 6)]
+    folder = left_behind(tmp_path, *records)
+    own = Journal(tmp_path, "own")
+    room = [2]
+
+    def write(kind: Kind, payload: bytes) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise JournalFullError("full")
+
+    monkeypatch.setattr(own, "write", write)
+    assert [event.event_id for event in replayed(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
+    assert folder.exists()
+    assert dead_journals(tmp_path, but=own.folder) == []
+    own.close()
+
+
+def test_damage_is_counted_for_all_to_see(tmp_path: Path) -> None:
+    """A record whose checksum is wrong is skipped, and moves a metric."""
+    folder = left_behind(tmp_path, record("S", 1), record("S", 2))
+    segment = folder / "000001.log"
+    segment.write_bytes(segment.read_bytes().replace(b'"complete"', b'"complate"', 1))
+    before = metrics.JOURNAL_DAMAGED._value.get()
+    own = Journal(tmp_path, "own")
+    assert [event.event_id for event in replayed(tmp_path, own)] == [event_of(2)]
+    assert metrics.JOURNAL_DAMAGED._value.get() == before + 1
+    own.close()
+
+
+def test_with_nobody_dead_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """The first start of all, and a start beside a living process."""
+    own = Journal(tmp_path, "own")
+    living = Journal(tmp_path, "living")
+    living.write(b"D", events.encode(record("D")[1]))
+    assert replayed(tmp_path, own) == []
+    living.close()
+    own.close()
