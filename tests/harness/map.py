@@ -1,9 +1,10 @@
-"""The limits of the programs, read from their code: every numeric constant, its value and its sentence.
+"""The parts of ARCHITECTURE.md that the code says best itself: its files and its limits.
 
-`python -m tests.harness.limits` prints the table that ARCHITECTURE.md holds; a test compares the two.
+`make map` writes them anew between their markers; a test compares.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ import msgspec
 
 ROOT: Final = Path(__file__).parents[2]
 PARTS: Final = ("gateway", "meter", "shared")
+MAP: Final = ROOT / "ARCHITECTURE.md"
 
 
 class Limit(msgspec.Struct, frozen=True, order=True):
@@ -50,15 +52,39 @@ def _of_file(path: Path) -> Iterator[Limit]:
 
 def _sentence(statement: ast.stmt | None) -> str:
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        text = " ".join(str(statement.value.value).split())
-        return text.split(". ")[0].rstrip(".").replace("|", "\\|")
+        return _first_sentence(str(statement.value.value))
     return ""
 
 
-def table() -> str:
+def _first_sentence(text: str) -> str:
+    return re.split(r"\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0].replace("|", "\\|")
+
+
+def files_table() -> str:
+    """Every module of the programs, with the first sentence of its docstring."""
+    rows = ["| file | what it is for |", "| --- | --- |"]
+    for part in (*PARTS, "sundial", "deploy"):
+        for path in sorted((ROOT / part).rglob("*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if docstring:
+                name = path.parent if path.name == "__init__.py" else path
+                rows.append(f"| `{name.relative_to(ROOT)}` | {_first_sentence(docstring)} |")
+    return "\n".join(rows)
+
+
+def limits_table() -> str:
     head = ["| limit | value | where | meaning |", "| --- | ---: | --- | --- |"]
     return "\n".join([*head, *(limit.row() for limit in limits())])
 
 
+def written(text: str) -> str:
+    """`text` of ARCHITECTURE.md with both tables as the code has them."""
+    for name, table in (("files", files_table()), ("limits", limits_table())):
+        begin, end = f"<!-- {name}: make map -->", f"<!-- end of {name} -->"
+        head, _, rest = text.partition(begin)
+        text = f"{head}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
 if __name__ == "__main__":
-    print(table())  # noqa: T201
+    MAP.write_text(written(MAP.read_text(encoding="utf-8")), encoding="utf-8")
