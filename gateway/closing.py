@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from gateway import metrics
@@ -123,12 +124,15 @@ async def recount(gate: Gate, call: Call, tap: SseTap | PlainTap, transcript: Tr
         transcript.add(tap.take_raw())
     loop = asyncio.get_running_loop()
     try:
-        return await loop.run_in_executor(gate.counters, _recount, call, tap, transcript)
+        counted = await loop.run_in_executor(gate.counters, _recount, call, tap, transcript)
     except Exception:
         # A text that no rule can read must not lose the call.
         log.exception("recount_failed", event=str(call.event_id))
         output = transcript.estimate() if transcript is not None else 0
         return Counted(Usage(input=call.input_tokens, output=output), "recounted", ("estimated",))
+    if isinstance(tap, SseTap) and tap.raw_full:
+        counted = msgspec.structs.replace(counted, flags=(*counted.flags, "text_missing"))
+    return counted
 
 
 async def count_prompt_exactly(gate: Gate, call: Call) -> int:

@@ -17,6 +17,8 @@ from gateway.upstream_connection import UpstreamError
 KEEPALIVE: Final = b": keep-alive\n\n"
 LOOK_BYTES: Final = 16 * 1024
 """New bytes of a stream after which the hold is compared with what has streamed."""
+UNLOOKED_BYTES_MAX: Final = 4 * LOOK_BYTES
+"""New bytes that may pass before that look is over; then the upstream waits, however fast it is."""
 CLIENT_STALL_S_MAX: Final = 60.0
 """Seconds that a client may leave a full buffer unread before it is cut off."""
 
@@ -45,6 +47,7 @@ class Relay:
         self._chunked = chunked
         self._waiter: asyncio.Future[None] | None = None
         self._look_at = LOOK_BYTES
+        self._pause_at = UNLOOKED_BYTES_MAX
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte_s = 0.0
@@ -75,6 +78,8 @@ class Relay:
         if self._tap.done or self.bytes_in >= self._look_at:
             self._look_at = self.bytes_in + LOOK_BYTES
             self._wake()
+            if self.bytes_in >= self._pause_at:
+                self._answer.pause()
 
     def on_end(self) -> None:
         self.complete = True
@@ -140,9 +145,12 @@ class Relay:
         else:
             self._client.abort()
 
-    def look_soon(self) -> None:
-        """Wake the call at the next bytes."""
-        self._look_at = self.bytes_in + 1
+    def looked(self, *, again_soon: bool = False) -> None:
+        """The hold covers what has come: the upstream may go on. `again_soon`: wake the call at the next bytes."""
+        self._look_at = self.bytes_in + (1 if again_soon else LOOK_BYTES)
+        self._pause_at = self.bytes_in + UNLOOKED_BYTES_MAX
+        if not self.stalled:
+            self._answer.resume()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -143,6 +143,7 @@ class Running:
                     return "exhausted"
                 if relay.silence_s >= settings.keepalive_s and tap.at_boundary:
                     relay.write(KEEPALIVE)
+            relay.looked(again_soon=self._hold.exhausted)
 
     def _ended_well(self) -> bool:
         """A stream must have said that it is over: a close alone looks like success to clients and may be none."""
@@ -169,11 +170,8 @@ class Running:
                     hold.exhausted = exact >= hold.output_tokens
         if not hold.exhausted:
             return False
-        if not tap.at_boundary:
-            self._relay.look_soon()  # never end inside an event
-            return False
-        self._relay.ending = True
-        return True
+        self._relay.ending = tap.at_boundary  # never end inside an event
+        return tap.at_boundary
 
     def _estimated(self, output: int) -> Counted:
         return Counted(Usage(input=self._hold.call.input_tokens, output=output), "checkpoint", ("estimated",))

@@ -8,7 +8,8 @@ import pytest
 from tests.harness.map import MAP, ROOT, written
 
 PARTS = ("gateway", "meter", "console")
-LINES_MAX = 400
+LINES_MAX = {"tests": 500}
+LINES_MAX_ELSEWHERE = 400
 
 
 def _files(part: str) -> list[Path]:
@@ -52,7 +53,7 @@ def test_every_file_says_what_it_is_for() -> None:
             text = path.read_text(encoding="utf-8")
             if text.strip():
                 assert ast.get_docstring(ast.parse(text)), path
-            assert text.count("\n") <= LINES_MAX, path
+            assert text.count("\n") <= LINES_MAX.get(part, LINES_MAX_ELSEWHERE), path
 
 
 def test_the_map_is_true() -> None:
