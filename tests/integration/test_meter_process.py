@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ async def talk(database: Database, redis_url: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def program(database: Database, redis_url: str, tmp_path: Path) -> Program:
+def program(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Program]:
     """A meter with the rights of its role alone."""
     port = free_port()
     environment = {
@@ -44,7 +44,10 @@ def program(database: Database, redis_url: str, tmp_path: Path) -> Program:
         "SUNDIAL_METER_METRICS_PORT": str(port),
         "SUNDIAL_LOG": "json",
     }
-    return Program("meter", environment, port, tmp_path / "meter.log")
+    meter = Program("meter", environment, port, tmp_path / "meter.log")
+    yield meter
+    with contextlib.suppress(AssertionError):  # it has ended already
+        meter.kill()
 
 
 async def test_killed_at_random_under_load_it_books_everything_once(

@@ -103,7 +103,8 @@ def table(columns: Sequence[str], rows: Iterable[Row]) -> Iterable[str]:
 
 def _cell(column: str, value: object) -> str:
     if column.endswith("error_percent") and isinstance(value, float):
-        return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.1f}"
+        sign = "" if "absolute" in column else "+"
+        return f"{value:{sign}.3f}" if abs(value) < 1 else f"{value:{sign}.1f}"
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -24,6 +24,10 @@ from tests.precision.recorded import DATA, Call, ended_at, events_of, produced, 
 BEYOND = frozenset({"remote_image", "pdf", "file", "audio", "hidden_history", "hosted_tool"})
 """Flags of prompts that nobody but the provider can count."""
 
+COUNTABLE = "all countable"
+KINDS = ("plain text", "tools", "tool history", "JSON schema", "images", COUNTABLE, "beyond counting")
+"""Kinds of prompts in the order of the table; the last cannot be counted by anybody but the provider."""
+
 ABORTED_SHARE = 0.02
 DRAWS = 500
 CUTS_EACH = 5
@@ -84,7 +88,7 @@ def kind_of(call: Call, recount: Recount) -> str:
     request = call.request
     said = json.dumps([request.get("messages"), request.get("input"), request.get("system")])
     if BEYOND & set(recount.flags):
-        return "beyond counting"
+        return KINDS[-1]
     if '"image_url"' in said or '"input_image"' in said or '"type": "image"' in said:
         return "images"
     schema = request.get("response_format") or (request.get("text") or {}).get("format") or request.get("output_format")
@@ -99,31 +103,33 @@ def kind_of(call: Call, recount: Recount) -> str:
 
 
 def group_of(call: Call) -> str:
-    """Whose vocabulary it is: OpenAI's own, or the family that is estimated."""
-    if call.openai:
-        return f"OpenAI {call.family}" + (" (gpt-oss)" if bare_name(call.model).startswith("gpt-oss") else "")
+    """Whose vocabulary it is: OpenAI's own, one of the families that are estimated, or one that nobody measured."""
     name = bare_name(call.model)
-    return (
-        f"{name[name.find('claude') :].partition('-')[0] if 'claude' in name else name.partition('-')[0]} {call.family}"
-    )
+    if call.openai:
+        return f"OpenAI {call.family}" + (" (gpt-oss)" if name.startswith("gpt-oss") else "")
+    if foreign_of(call.model) is None:
+        return f"others {call.family}"
+    return f"{'claude' if 'claude' in name else name.partition('-')[0]} {call.family}"
 
 
 def prompts(calls: Iterable[Call], recounts: Mapping[int, Recount]) -> list[dict[str, Any]]:
+    """OpenAI's calls by kind; what is estimated, by family alone."""
     rows: dict[tuple[str, str], Row] = {}
     for call in calls:
         recount = recounts[call.number]
-        kinds = [kind_of(call, recount)]
-        if kinds != ["beyond counting"]:
-            kinds.append("all countable")
-        for kind in kinds:
-            group = group_of(call) if call.openai or foreign_of(call.model) else f"others {call.family}"
-            rows.setdefault((group, kind), Row()).add(recount.tokens, call.tokens_in)
+        kind = kind_of(call, recount)
+        kinds = {kind if call.openai or kind == KINDS[-1] else COUNTABLE}
+        if kind != KINDS[-1]:
+            kinds.add(COUNTABLE)
+        for each in kinds:
+            rows.setdefault((group_of(call), each), Row()).add(recount.tokens, call.tokens_in)
     return [row.shown(*key) for key, row in sorted(rows.items(), key=_order)]
 
 
-def _order(item: tuple[tuple[str, str], Row]) -> tuple[bool, bool, str, bool, str]:
+def _order(item: tuple[tuple[str, str], Row]) -> tuple[bool, bool, str, int]:
     (group, kind), _ = item
-    return not group.startswith("OpenAI"), group.startswith("others"), group, kind == "beyond counting", kind
+    place = KINDS.index(kind) if kind in KINDS else 0
+    return not group.startswith("OpenAI"), group.startswith("others"), group, place
 
 
 # Completions
@@ -138,8 +144,7 @@ def completions(calls: Iterable[Call]) -> list[dict[str, Any]]:
             recount = count_completion(call.family, call.model, answer)
             hidden = call.thought or "hidden_reasoning" in recount.flags
             shape = "hidden thought" if hidden else "streams" if call.body is None else "JSON"
-            group = group_of(call) if call.openai or foreign_of(call.model) else f"others {call.family}"
-            rows.setdefault((group, shape), Row()).add(recount.tokens, call.tokens_out)
+            rows.setdefault((group_of(call), shape), Row()).add(recount.tokens, call.tokens_out)
     return [row.shown(*key) for key, row in sorted(rows.items(), key=_order)]
 
 

@@ -230,8 +230,13 @@ def test_any_sequence_of_scripts_keeps_the_sums(version: str, tmp_path: Path) ->
     """Random lives of calls with repeats, deaths and late words: held and unposted are the sums of their hashes, the
     spendable credit is never above what the books will say, and equals it once the meter has caught up."""
     with running(version, tmp_path, appendonly="no") as server, redis.Redis.from_url(server.url()) as client:
+
+        class HoldsHere(Holds):
+            def __init__(self) -> None:
+                super().__init__(client)
+
         run_state_machine_as_test(
-            lambda: Holds(client),
+            HoldsHere,
             settings=settings(
                 max_examples=40,
                 stateful_step_count=30,

@@ -81,7 +81,7 @@ MESSAGES: list[Event] = [
 def test_every_cut_gives_the_same(family: str, events: list[Event], tokens: int, end: bytes) -> None:
     """Whole, in two at every byte, byte by byte, with garbage around: the count is that of the text."""
     raw = b": hello" + end + end + stream(events, end, done=True) + b"event: x" + end
-    assert count_completion(family, "gpt-4o", b"\xef\xbb\xbf" + raw) == Recount(tokens)
+    assert count_completion(family, "gpt-4o", b"\xef\xbb\xbf" + stream(events, end)) == Recount(tokens)
     for cut in range(len(raw)):
         transcript = Transcript(family)
         transcript.add(raw[:cut])

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from gateway.recount.prompt import count_prompt
-from gateway.recount.tally import PIECE_CHARACTERS_MAX, Recount, Tally, compare, compare_completion, compare_prompt
+from gateway.recount.tally import (
+    PIECE_CHARACTERS_MAX,
+    Recount,
+    Tally,
+    compare,
+    compare_completion,
+    compare_prompt,
+    pieces,
+)
 from gateway.recount.typescript import DEPTH_MAX, render_tools
 from gateway.recount.vocabulary import encoding_for
 from shared.usage import Usage
@@ -333,6 +341,9 @@ def test_a_long_text_is_counted_in_pieces() -> None:
     """A text of a megabyte costs what it costs in one piece, but for less than one token a cut."""
     text = "O saldo disponível é a soma das concessões menos o consumo. " * 20_000
     assert len(text) > 10 * PIECE_CHARACTERS_MAX
+    for whole in (text, "x" * len(text)):
+        assert "".join(pieces(whole)) == whole
+        assert max(map(len, pieces(whole))) <= PIECE_CHARACTERS_MAX
     recounted = Tally(encoding_for("gpt-4o")).length(text)
     assert abs(recounted - length(text)) <= len(text) // PIECE_CHARACTERS_MAX
 
