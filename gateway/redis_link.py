@@ -148,8 +148,9 @@ class RedisLink:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        if self._wire is not None:
-            self._wire.drop("closing")
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.drop("closing")
 
     def send(self, *arguments: Bytes) -> asyncio.Future[Any]:
         """The answer of one command, as hiredis decodes it (bytes, int, None, list)."""

@@ -79,10 +79,8 @@ def event_end(buffer: bytes | bytearray, start: int, scan: int, has_cr: bool) ->
     """
     if start == len(buffer):
         return -1
-    if buffer[start] == 0x0A:
+    if buffer[start] in b"\r\n":
         return start + 1
-    if buffer[start] == 0x0D:
-        return start + 2 if buffer[start + 1 : start + 2] == b"\n" else start + 1
     if not has_cr:
         at = buffer.find(b"\n\n", scan)
         return at + 2 if at >= 0 else -1

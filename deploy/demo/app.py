@@ -254,10 +254,10 @@ async def serve(
     app: web.Application, host: str, port: int, *, said: Callable[[int], None], until: asyncio.Event
 ) -> None:
     """Listen until the event is set; `said` is told the port. Raises OSError where it is taken."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, shutdown_timeout=1.0)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         said(runner.addresses[0][1])
         await until.wait()

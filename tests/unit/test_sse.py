@@ -293,7 +293,8 @@ def test_the_quick_way_sees_news_behind_a_known_beginning() -> None:
     assert tap.feed(usual + usual[:20]) == usual
     assert tap.feed(usual[20:]) == usual
     assert tap.events == 7
-    assert tap.feed(usual[:-2] + b"\ndata: [DO") == usual[:-1] + b"data: [DO"
+    assert tap.feed(usual[:-2] + b"\r\rdata: [DONE]\n\n") == usual[:-2] + b"\r\r"
+    assert tap.done
 
 
 def test_complete_events_do_not_wait_for_an_incomplete_one() -> None:
@@ -317,6 +318,28 @@ def test_text_in_an_incomplete_event_sets_it_free() -> None:
     start = b'data: {"choices":[{"delta":{"content":"' + b"x" * 100
     assert tap.feed(start) == start
     assert not tap.at_boundary
+
+
+def test_text_that_is_cut_sets_its_event_free() -> None:
+    """The key of the text, cut anywhere, is found with its second half; the event then passes."""
+    start = b'data: {"choices":[{"delta":{"content":"x'
+    for at in range(start.index(b'"content"'), len(start)):
+        tap = SseTap("chat", strip_usage=True)
+        assert tap.feed(start[:at]) == b""
+        assert tap.feed(start[at:]) == start
+
+
+def test_no_boundary_between_cr_and_lf() -> None:
+    """In a CRLF stream an event is over only with its last LF; in a CR stream with its CR."""
+    for eol, over in (("\r\n", False), ("\r", True)):
+        tap = SseTap("chat", strip_usage=False)
+        stream = wire(WORDS[:2], eol)
+        end = stream.rindex(b"\r") + 1
+        assert tap.feed(stream[:end]) == stream[:end]
+        boundaries = [tap.at_boundary]
+        tap.feed(stream[end:] or stream)
+        boundaries.append(tap.at_boundary)
+        assert boundaries == [over, True]
 
 
 def test_an_event_of_a_megabyte_passes_while_it_comes() -> None:
