@@ -9,6 +9,7 @@ configured with are handed to uv. A stamp of the locks' digest makes the next ru
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import os
@@ -203,34 +204,38 @@ def bootstrap() -> list[Command]:
 
 
 def uv_environments() -> list[dict[str, str]]:
-    """Our environment with pip's index settings as uv's: first with the main index alone, then, where there are extra
-    ones, with these too.
+    """Our environment with pip's settings as uv's, in the variants to try: with the main index alone, with the extra
+    ones too; and, where no certificates are named, with the system's instead of uv's own, as a company's proxy needs.
 
     pip pools all indexes, while uv takes a release from the first index that has it, and looks at the extra ones first:
     an extra index that mirrors some wheels of a release would hide the better ones. The hashes make any index safe.
     """
-    env = dict(os.environ)
-    for name, variable in PIP_TO_UV.items():
-        value = " ".join(pip_setting(name).split())
-        if value and variable not in env:
-            env[variable] = value.replace(" ", ",") if variable == "UV_FIND_LINKS" else value
+    settings = pip_settings()
+    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     env.setdefault("UV_PYTHON_DOWNLOADS", "never")
-    env.pop("VIRTUAL_ENV", None)
-    extra = " ".join(pip_setting("extra-index-url").split())
-    if not extra or "UV_INDEX" in env:
-        return [env]
-    return [env, {**env, "UV_INDEX": extra, "UV_INDEX_STRATEGY": "unsafe-best-match"}]
+    for name, variable in PIP_TO_UV.items():
+        if name in settings and variable not in env:
+            env[variable] = ",".join(settings[name]) if variable == "UV_FIND_LINKS" else " ".join(settings[name])
+    envs = [env]
+    if "extra-index-url" in settings and "UV_INDEX" not in env:
+        pooled = {"UV_INDEX": " ".join(settings["extra-index-url"]), "UV_INDEX_STRATEGY": "unsafe-best-match"}
+        envs.append({**env, **pooled})
+    if "SSL_CERT_FILE" not in env:
+        envs += [{**each, "UV_SYSTEM_CERTS": "true"} for each in envs]
+    return envs
 
 
-def pip_setting(name: str) -> str:
-    """A setting of pip: environment first, then its files; empty where there is none."""
-    from_environment = os.environ.get("PIP_" + name.upper().replace("-", "_"))
-    if from_environment is not None:
-        return from_environment
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", f"global.{name}"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
+def pip_settings() -> dict[str, list[str]]:
+    """The words of each setting of pip, environment before files. (`pip config get` does not know all of them.)"""
+    python = python_of(VENV) if (VENV / "bin" / "pip").exists() else sys.executable
+    done = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    found: dict[str, list[str]] = {}
+    for scope in ("global.", "install.", ":env:."):
+        for line in done.stdout.splitlines():
+            key, sign, value = line.partition("=")
+            if sign and key.startswith(scope):
+                found[key[len(scope) :]] = str(ast.literal_eval(value)).split()
+    return found
 
 
 def install() -> None:

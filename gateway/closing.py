@@ -18,7 +18,7 @@ from gateway.sse import SseTap
 from shared import events
 from shared.events import UsageEvent
 from shared.usage import Outcome, Usage
-from shared.usage_rules import normalise, upstream_cost_nano
+from shared.usage_rules import credible, normalise, upstream_cost_nano
 
 if TYPE_CHECKING:
     from gateway.budget import Hold
@@ -107,11 +107,12 @@ def _say(closed: UsageEvent, hold: "Hold") -> None:
 # Counting -------------------------------------------------------------------------------------------------
 
 
-def reported(call: Call, tap: SseTap | PlainTap, outcome: Outcome) -> Counted | None:
-    """What the upstream reported. None: nothing, or, of a stream that was cut short, only its beginning."""
-    if tap.usage_raw is None or (outcome != "complete" and call.family.name == "messages"):
+def reported(call: Call, tap: SseTap | PlainTap) -> Counted | None:
+    """What the upstream reported. None: nothing, nothing credible, or, of a stream cut short, only its input."""
+    raw = tap.usage_raw
+    if raw is None or tap.usage_partial or not credible(raw, family=call.family.name):
         return None
-    normalised = normalise(tap.usage_raw, family=call.family.name)
+    normalised = normalise(raw, family=call.family.name)
     if normalised.usage.is_zero:
         return None
     return Counted(normalised.usage, "provider", normalised.flags)

@@ -16,6 +16,8 @@ class PlainTap:
     done = False
     """There is no terminal event: the end of the answer is the end."""
 
+    usage_partial = False
+
     def __init__(self, family: str) -> None:
         self._family = family
         self._held: list[bytes] = []

@@ -181,7 +181,7 @@ class Running:
     async def _close(self, outcome: Outcome) -> Counted:
         """Count, write the S record, settle. Waits only where there is no usage and the text must be counted."""
         self._hold.closing = True
-        counted = closing.reported(self._hold.call, self._tap, outcome)
+        counted = closing.reported(self._hold.call, self._tap)
         if counted is None:
             # Shielded: a client that leaves while its text is being counted is charged all the same.
             recount = closing.recount(self._gate, self._hold.call, self._tap, self._transcript)

@@ -74,7 +74,7 @@ class SseTap:
         self._strip = strip_usage and self._family.usage_event
         self._reading = Reading(family)
         self.events = 0
-        """Events with data so far."""
+        """Events with data so far, `[DONE]` among them."""
         self.bytes_out = 0
         """Bytes handed out to be forwarded."""
         self.done = False
@@ -234,16 +234,16 @@ class SseTap:
         only_usage, ends = False, False
         if trimmed:
             self.raw_full = True
-        self._keep(block)
-        if trimmed:
             self.events += 1
             self._reading.take({"usage": usage_at_end(block)})
             ends = fate is True
-        elif has_data(block):
-            self.events += 1
-            knows_model = self._reading.model != "" or self.events > MODEL_EVENTS_MAX
-            if not knows_model or is_done(block) or self._news(block):
-                only_usage, ends = self._read(block)
+        else:
+            self._keep(block)
+            if has_data(block):
+                self.events += 1
+                knows_model = self._reading.model != "" or self.events > MODEL_EVENTS_MAX
+                if not knows_model or is_done(block) or self._news(block):
+                    only_usage, ends = self._read(block)
 
         if only_usage and self._strip and not sent and len(block) <= HOLD_BYTES_MAX and not carries_text(block):
             self._forward(comments(block), out)

@@ -68,7 +68,7 @@ _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|finish_reason)"\s{0,4}:\s{0,4}"[^"]'
 )
 TEXT_PATTERN_BYTES: Final = 32
-"""Bytes of the longest match of what `carries_text` looks for, less one."""
+"""No match of what `carries_text` looks for is longer, in bytes."""
 
 
 def event_end(buffer: bytes | bytearray, start: int, scan: int, has_cr: bool) -> int:

@@ -215,6 +215,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("another version of HTTP")
         head = self._head
         head.status = self._parser.get_status_code()
         head.keep_alive = self._parser.should_keep_alive()

@@ -85,6 +85,7 @@ class Reader:
             batch = await self._stream.own_pending()
             if batch.entry_ids:
                 return batch
+            await self._stream.trim()  # whoever acknowledged last may have been killed before it could
             self._rejoin = False
         now_s = time.monotonic()
         if now_s >= self._claim_at_s:
@@ -109,4 +110,6 @@ class Reader:
             return [*await self._post(entries[:middle], unreadable), *await self._post(entries[middle:], [])]
         self._poison_run = 0 if posting.booked or posting.repeated else self._poison_run + len(posting.dead)
         metrics.count(posting)
+        for letter in posting.dead:
+            log.error("entry set aside", shard=self._shard, entry=letter.entry_id, reason=letter.reason)
         return [posting]

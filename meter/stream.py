@@ -104,16 +104,20 @@ class ShardStream:
         return unpack([(entry_id, fields) for entry_id, fields in answer[1] if entry_id is not None])
 
     async def finish(self, entry_ids: list[bytes]) -> None:
-        """Acknowledge committed entries, then trim below the oldest that anybody still owes.
+        """Acknowledge committed entries, and trim."""
+        await self._client.xack(self._key, redis_keys.METER_GROUP, *entry_ids)
+        await self.trim()
+
+    async def trim(self) -> None:
+        """Remove what nobody owes any more: all below the oldest entry that is not acknowledged.
 
         The last entry that was given to anybody is asked for before what is pending: whoever reads on meanwhile reads
         above it.
         """
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.xack(self._key, redis_keys.METER_GROUP, *entry_ids)
         pipeline.xinfo_groups(self._key)
         pipeline.xpending(self._key, redis_keys.METER_GROUP)
-        _, groups, pending = await pipeline.execute()
+        groups, pending = await pipeline.execute()
         given = next(one["last-delivered-id"] for one in groups if one["name"] == redis_keys.METER_GROUP.encode())
         bound = _after(given)
         if pending["pending"]:

@@ -148,7 +148,7 @@ class MeterSettings(_Settings):
     meter_metrics_host: str = "127.0.0.1"
     meter_metrics_port: Port = 9465
     meter_name: str = ""
-    """Names this consumer in the group; default: host name and process id."""
+    """Names this consumer in the group; default: the host name, so that a restarted meter finds what it still owed."""
     default_allowance: str = "1000000"
     """Credits that the plan `default` gives a user seen for the first time, where the plan does not exist yet."""
 

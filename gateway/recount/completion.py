@@ -68,7 +68,10 @@ def count_completion(family: str, model: str, raw: bytes | Mapping[str, Any]) ->
 
 
 class Transcript(Answer):
-    """An answer gathered from its raw bytes, which may be cut anywhere. Memory: its text, and one event."""
+    """An answer gathered from its raw bytes, which may be cut anywhere. Memory: its text, and one event.
+
+    One thread adds. Another may count meanwhile, on copies: it sees some moment between two pieces of text.
+    """
 
     def __init__(self, family: str) -> None:
         super().__init__(family)
@@ -166,7 +169,8 @@ def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:
     """Cases, for each choice: 1. it was cut, or another provider's; 2. it ended with text; 3. with calls."""
     calls: dict[int, list[tuple[int, Part]]] = {}
     texts: set[int] = set()
-    for (kind, number, _), part in answer.parts.items():
+    finished = answer.finished.copy()
+    for (kind, number, _), part in answer.parts.copy().items():
         if kind == "call":
             group = 0 if answer.family == "responses" else number
             calls.setdefault(group, []).append((number, part))
@@ -174,17 +178,17 @@ def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:
             texts.add(number)
             tally.text(part.text)
     for made in calls.values():
-        ended = ending if all(number in answer.finished for number, _ in made) else None
-        forced = len(made) == 1 and answer.finished.get(made[0][0]) == "stop"
+        ended = ending if all(number in finished for number, _ in made) else None
+        forced = len(made) == 1 and finished.get(made[0][0]) == "stop"
         _count_calls(tally, [part for _, part in made], ended, forced)
     if ending:
-        tally.add(ending.text * sum(number not in calls for number in texts & answer.finished.keys()))
+        tally.add(ending.text * sum(number not in calls for number in texts & finished.keys()))
 
 
 def _estimate_parts(tally: Tally, answer: Answer, foreign: Foreign) -> None:
     """Texts scaled as prompts are; an answer that ended, and its calls, with what such answers were seen to bill."""
     calls = 0
-    for (kind, _, _), part in answer.parts.items():
+    for (kind, _, _), part in answer.parts.copy().items():
         calls += kind == "call"
         tally.text(part.name, part.text)
     tally.tokens = tally.tokens * foreign.text_percent // 100

@@ -107,6 +107,12 @@ class HoldScripts:
     def expire(self, number: int) -> list[Any]:
         return self.run("expire", "account holds unposted deadlines stream", *self._ids(number))
 
+    def forget(self, event_id: str) -> None:
+        """A hold is gone, whoever made it."""
+        script = scripts.load("settle", self._major)
+        keys = [self.keys[key] for key in ("account", "holds", "unposted", "deadlines", "stream")]
+        self.client.eval(script.text, len(keys), *keys, str(self.account_id), event_id, 0, "")
+
     # What they left ---------------------------------------------------------------------------------------
 
     def state(self) -> State:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import asyncpg
 import pytest
 
 from meter.migrate import MigrationError, migrate, outstanding, read
+from shared import ids
 from tests.harness.servers import Database, Servers
 
 pytestmark = pytest.mark.integration
@@ -73,3 +75,17 @@ async def test_months_are_opened_ahead(database: Database) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
     await connection.close()
+
+
+async def test_a_month_that_came_too_late_is_left_out(database: Database) -> None:
+    """Rows that fell into the default partition stay booked there; opening their month warns and breaks nothing."""
+    owner: Any = await asyncpg.connect(database.url)
+    row_id = ids.uuid7_floor(datetime(2031, 7, 4, tzinfo=UTC))
+    await owner.execute(
+        "INSERT INTO sundial.draws (account_id, transfer_id, grant_id, amount_mc) VALUES ($1, $1, $1, 1)", row_id
+    )
+    for month, exists in (("2031-07-01", False), ("2031-08-01", True)):
+        await owner.execute("SELECT sundial.ensure_month($1)", date.fromisoformat(month))
+        part = f"sundial.draws_{month[:7].replace('-', '_')}"
+        assert await owner.fetchval("SELECT to_regclass($1) IS NOT NULL", part) is exists
+    await owner.close()

@@ -123,6 +123,18 @@ async def test_trims_nothing_that_anybody_owes(meter: Bench) -> None:
     assert await meter.client.xlen(STREAM) == 0
 
 
+async def test_a_reader_trims_what_a_killed_one_left(meter: Bench, redis_url: str) -> None:
+    """Killed between acknowledging and trimming, a reader leaves entries that its successor removes at its start."""
+    await meter.say(used("ana", 1))
+    killed = ShardStream(meter.client, SHARD, "one", block_ms=BLOCK_MS)
+    await killed.join()
+    batch = await killed.following()
+    await meter.client.xack(STREAM, redis_keys.METER_GROUP, *batch.entry_ids)
+    async with meter.reading("one", shards=[SHARD]):
+        await until_quiet(redis_url)
+    assert await meter.client.xlen(STREAM) == 0
+
+
 async def test_trims_nothing_that_nobody_has_read(meter: Bench) -> None:
     """What came in after a batch was read stays in the stream when that batch is finished."""
     await meter.say(used("ana", 1))

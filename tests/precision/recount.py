@@ -28,6 +28,7 @@ COUNTABLE = "all countable"
 KINDS = ("plain text", "tools", "tool history", "JSON schema", "images", COUNTABLE, "beyond counting")
 """Kinds of prompts in the order of the table; the last cannot be counted by anybody but the provider."""
 
+UNHEARD = "any call, without Anthropic's first event"
 ABORTED_SHARE = 0.02
 DRAWS = 500
 CUTS_EACH = 5
@@ -73,8 +74,9 @@ def measure(path: Path = DATA, seed: int = 1) -> dict[str, Any]:
         "completions": completions(calls),
         "cut": cuts(calls, dice),
         "traffic": [
-            {"aborted": "any call", **traffic(calls, calls, recounts, dice)},
             {"aborted": "countable", **traffic(calls, countable, recounts, dice)},
+            {"aborted": "any call", **traffic(calls, calls, recounts, dice)},
+            {"aborted": UNHEARD, **traffic(calls, calls, recounts, dice, heard=False)},
         ],
         "holds": holds(calls),
     }
@@ -181,14 +183,18 @@ def _plain(model: str, text: str) -> int:
 
 
 def traffic(
-    calls: list[Call], abortable: list[Call], recounts: Mapping[int, Recount], dice: random.Random
+    calls: list[Call],
+    abortable: list[Call],
+    recounts: Mapping[int, Recount],
+    dice: random.Random,
+    heard: bool = True,
 ) -> dict[str, Any]:
     """The records as traffic of which a share is aborted at random points: booked tokens against the truth.
 
     A whole call is booked as the provider counted it. An aborted one is booked as recounted; its truth is the
     provider's count of the prompt and the tokens of what had been produced, at other providers than OpenAI the
     answer's count by the share of its characters. Anthropic counts the prompt in the first event of a stream: that is
-    the provider's word, and booked as such.
+    the provider's word, and booked as such where it is `heard`.
     """
     for call in calls:
         encoding_for(call.model)
@@ -204,7 +210,7 @@ def traffic(
             prefix = raw[: dice.randrange(len(raw) + 1)]
             came = _came(call, raw, prefix)
             recounted = count_completion(call.family, call.model, prefix).tokens - call.tokens_out
-            if call.family != "messages":
+            if call.family != "messages" or not heard:
                 recounted += recounts[call.number].tokens - call.tokens_in
             booked += recounted
             truth += came - call.tokens_out

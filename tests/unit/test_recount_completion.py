@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -129,6 +130,18 @@ def test_counting_goes_on() -> None:
     for event, said in zip(CHAT[1:5], ["Olá", "Olá! O", "Olá! O sa", "Olá! O saldo"], strict=True):
         transcript.add(stream([event]))
         assert transcript.count("gpt-4o").tokens == length(said)
+
+
+def test_counting_in_another_thread() -> None:
+    """While one thread adds choice after choice, another may count; it never fails, and never counts too much."""
+    transcript = Transcript("chat")
+    raw = [stream([delta(number, content="Olá")]) for number in range(2_000)]
+    with ThreadPoolExecutor(1) as worker:
+        counts = [worker.submit(transcript.count, "gpt-4o") for _ in range(50)]
+        for piece in raw:
+            transcript.add(piece)
+        assert all(count.result().tokens % length("Olá") == 0 for count in counts)
+    assert transcript.count("gpt-4o").tokens == len(raw) * length("Olá")
 
 
 @pytest.mark.parametrize("end", [b"\n", b""])

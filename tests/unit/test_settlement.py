@@ -117,16 +117,22 @@ def test_what_no_rate_covers_is_flagged_and_the_rest_charged() -> None:
     assert made.charge_mc == 450_000
 
 
-def test_the_answers_service_tier_counts_before_the_requests() -> None:
-    """The upstream says which tier it served; only where it says nothing the one asked for is believed."""
-    flex = msgspec.structs.replace(
-        MINI, service={"flex": Table(rates={kind: rate // 2 for kind, rate in MINI.rates.items()})}
-    )
-    of = call(rates=rates(flex, COST), ask=ask(service_tier="flex"))
+def test_asking_for_a_tier_buys_no_discount() -> None:
+    """The tier that the answer names counts; where it names none, the one asked for counts only if it is dearer."""
+    half = {kind: rate // 2 for kind, rate in MINI.rates.items()}
+    twice = {kind: rate * 2 for kind, rate in MINI.rates.items()}
+    tiers = msgspec.structs.replace(MINI, service={"flex": Table(rates=half), "priority": Table(rates=twice)})
     catalog = msgspec.structs.replace(CATALOG, models={})
-    assert event(catalog=catalog, call_of=of).charge_mc == 225_000
-    assert event(catalog=catalog, call_of=of, service_tier="default").charge_mc == 450_000
-    assert event(catalog=catalog, call_of=of, service_tier="default").service_tier == "default"
+
+    def charge(asked: str, answered: str) -> tuple[int, str]:
+        of = call(rates=rates(tiers, COST), ask=ask(service_tier=asked))
+        made = event(catalog=catalog, call_of=of, service_tier=answered)
+        return made.charge_mc, made.service_tier
+
+    assert charge("flex", "flex") == (225_000, "flex")
+    assert charge("flex", "default") == (450_000, "default")
+    assert charge("flex", "") == (450_000, "")
+    assert charge("priority", "") == (900_000, "priority")
 
 
 def test_a_call_that_came_to_nothing_costs_nothing() -> None:

@@ -257,21 +257,31 @@ CREATE FUNCTION uuid7_floor(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTA
     SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
+-- A month whose rows lie in the default partition already (it was missing when they came) is left out with a warning:
+-- the rows stay booked where they are, and the audit names them.
 CREATE FUNCTION ensure_month(day date) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = sundial AS $$
 DECLARE
-    first date := date_trunc('month', day)::date;
-    low   uuid := uuid7_floor(first::timestamp AT TIME ZONE 'UTC');
-    high  uuid := uuid7_floor((first + interval '1 month') AT TIME ZONE 'UTC');
-    book  text;
-    part  text;
+    first  date := date_trunc('month', day)::date;
+    low    uuid := uuid7_floor(first::timestamp AT TIME ZONE 'UTC');
+    high   uuid := uuid7_floor((first + interval '1 month') AT TIME ZONE 'UTC');
+    book   text;
+    id     text;
+    part   text;
+    strays boolean;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sundial.ensure_month'));
     FOREACH book IN ARRAY ARRAY['transfers', 'usage_events', 'draws'] LOOP
         part := format('%s_%s', book, to_char(first, 'YYYY_MM'));
-        IF to_regclass(part) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', part, book, low, high);
-            EXECUTE format('CREATE TRIGGER keep_all BEFORE TRUNCATE ON %I EXECUTE FUNCTION refuse_change()', part);
+        CONTINUE WHEN to_regclass(part) IS NOT NULL;
+        id := CASE book WHEN 'usage_events' THEN 'event_id' ELSE 'transfer_id' END;
+        EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE %I >= %L AND %I < %L)', book || '_default', id, low, id, high)
+           INTO strays;
+        IF strays THEN
+            RAISE WARNING 'no partition %: rows of that month lie in %_default', part, book;
+            CONTINUE;
         END IF;
+        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', part, book, low, high);
+        EXECUTE format('CREATE TRIGGER keep_all BEFORE TRUNCATE ON %I EXECUTE FUNCTION refuse_change()', part);
     END LOOP;
 END $$;
 
