@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint unit fix map lock clean distclean
+.PHONY: help install up test lint unit fix precision map lock clean distclean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ unit: install ## The fast tests only: nothing is started
 fix: install ## Bring the form in order: ruff check --fix, ruff format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+precision: install ## Measure the counting and pricing on the recorded calls, as docs/precision.md has it (30 s)
+	@$(BIN)/python -m tests.precision
 
 map: install ## Write the tables of files and limits in ARCHITECTURE.md anew
 	@$(BIN)/python -m tests.harness.map

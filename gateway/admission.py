@@ -1,4 +1,4 @@
-"""From a request's body to a call: what is asked, what it may cost at most, what is sent upstream. Pure.
+"""From a request's body to a call: what is asked, whether it may be, what is sent upstream. Pure.
 
 The body is passed on as it came. Fields that the gateway adds (`stream_options`, a cap on the output) are put in front
 of it; where such a field is there already the object is written anew around its values. Not even the spelling of a
@@ -6,70 +6,33 @@ number changes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
 
-from gateway.families import Family
+from gateway import asks
+from gateway.asks import Ask
+from gateway.asks.image_names import IMAGE_IN_TOKENS, priced_image
+from gateway.asks.media import MODERATION_MODEL
+from gateway.bounds import Rates, priceable
+from gateway.families import CHAT_LIMITS, Family
 from gateway.identity import Caller, check_body_user
 from gateway.recount.estimate import estimate_prompt
 from gateway.refusals import Refusal
 from shared import pricing
-from shared.pricing import PricedModel, RateCard
+from shared.pricing import PricedModel
 from shared.projection import Catalog, Plan
 
-MODEL_LENGTH_MAX: Final = 256
-"""Characters of a model's name."""
-CHOICES_MAX: Final = 128
-"""Answers that one call may ask for (`n`)."""
-PLAIN_SLICE_TOKENS: Final = 4096
-"""Output tokens held for an answer that cannot be stopped on the way, where the account cannot pay the largest one four
-times over: the upstream is then told to stop there."""
-LEAST_TOKENS: Final = 64
-"""Output tokens that must be affordable for a call to begin at all."""
-UNKNOWN_OUTPUT_TOKENS: Final = 16_384
-"""Largest answer assumed of a model whose price entry does not say."""
-TOKENS_ASKED_MAX: Final = 2**31
-OUTPUT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
-"""The two names of the same limit, the one that counts first."""
+if TYPE_CHECKING:
+    from gateway.upload import Upload
+
 _TRUE: Final = msgspec.Raw(b"true")
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """The fields of a request that the gateway acts on."""
-
-    model: str
-    stream: bool
-    usage_asked: bool
-    output_limit: int
-    """Tokens of one answer that the client asked for at most; 0: it did not say."""
-    choices: int
-    service_tier: str
-    user: object
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """What a call is priced with while it runs."""
-
-    price_version: int
-    model: PricedModel
-    plan: str
-    card: RateCard
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """What to hold, in millicredits (see shared/lua/reserve.lua), for how many output tokens."""
-
-    full_mc: int
-    slice_mc: int
-    least_mc: int
-    input_mc: int
-    full_tokens: int
-    stoppable: bool
-    """The gateway can end this answer on the way: a hold that does not cover it all is extended, not capped."""
+_UNPRICED_MODERATION: Final = PricedModel(model="", mode="moderation", rates={"requests": 0})
+_KINDS_IN: Final = (("audio_in", b'"input_audio"'), ("image_in", b"image"), ("cache_write_1h", b'"1h"'))
+"""Kinds of input that not every call has, with what stands in the body of each call that has them."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -88,6 +51,8 @@ class Call(msgspec.Struct, frozen=True):
     started_at_us: int
     started_s: float
     """Of the event loop's clock."""
+    upload: "Upload | None" = None
+    """The rest of a body that is passed through, and what has been seen of it."""
 
     def repriced(self, rates: Rates, input_tokens: int) -> "Call":
         """The same call at other rates, or with its input counted anew."""
@@ -117,43 +82,6 @@ def _refuse_second_model(pairs: list[tuple[str, Any]]) -> None:
         raise Refusal("invalid_field", field="model", reason="it stands there twice")
 
 
-def read(request: Mapping[str, Any]) -> Ask:
-    """The fields that matter. Raises Refusal `invalid_field` naming the first one of a wrong type."""
-    model = request.get("model")
-    if not isinstance(model, str) or not model.strip() or len(model) > MODEL_LENGTH_MAX or not model.isprintable():
-        raise Refusal("invalid_field", field="model", reason="a model's name is needed")
-    options = request.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise Refusal("invalid_field", field="stream_options", reason="an object is needed")
-    tier = request.get("service_tier")
-    limits = [_count(request, name, TOKENS_ASKED_MAX) for name in OUTPUT_LIMITS]
-    return Ask(
-        model=model,
-        stream=_flag(request, "stream"),
-        usage_asked=bool(options and options.get("include_usage") is True),
-        output_limit=limits[0] or limits[1],
-        choices=_count(request, "n", CHOICES_MAX) or 1,
-        service_tier=tier if isinstance(tier, str) else "",
-        user=request.get("user"),
-    )
-
-
-def _flag(request: Mapping[str, Any], field: str) -> bool:
-    value = request.get(field)
-    if value is not None and not isinstance(value, bool):
-        raise Refusal("invalid_field", field=field, reason="true or false is needed")
-    return bool(value)
-
-
-def _count(request: Mapping[str, Any], field: str, most: int) -> int:
-    value = request.get(field)
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise Refusal("invalid_field", field=field, reason=f"a whole number from 1 to {most} is needed")
-    return value
-
-
 def permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
     """The rates of what is asked. Raises Refusal `model_not_allowed`, `model_not_priced`.
 
@@ -161,35 +89,18 @@ def permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
     """
     if plan.models and not any(fnmatchcase(ask.model, pattern) for pattern in plan.models):
         raise Refusal("model_not_allowed", model=ask.model)
-    model = pricing.resolve(catalog.models, ask.model)
+    model, image = pricing.resolve(catalog.models, ask.model), None
+    if ask.sold == "images":
+        image = priced_image(catalog.models, ask.model, ask.quality, ask.size)
+        model = model or image
+    elif ask.sold == "request" and model is None:
+        model = catalog.models.get(MODERATION_MODEL, _UNPRICED_MODERATION)
     if model is None:
         raise Refusal("model_not_priced", model=ask.model)
-    return Rates(catalog.price_version, model, plan.plan, catalog.cards[plan.card])
-
-
-def bound(ask: Ask, rates: Rates, input_tokens: int, slice_tokens: int) -> Bounds:
-    """What to hold for a call with so much input."""
-    largest = rates.model.output_max or UNKNOWN_OUTPUT_TOKENS
-    full = (min(ask.output_limit, largest) if ask.output_limit else largest) * ask.choices
-    stoppable = ask.stream and not rates.model.reasoning
-    if stoppable:
-        full = first = min(full, slice_tokens * ask.choices)
-    else:
-        first = min(full, PLAIN_SLICE_TOKENS * ask.choices)
-    least = min(first, LEAST_TOKENS * ask.choices)
-
-    def hold(output_tokens: int) -> int:
-        return pricing.hold_mc(input_tokens, output_tokens, rates.model, rates.card, service_tier=ask.service_tier)
-
-    return Bounds(hold(full), hold(first), hold(least), hold(0), full, stoppable)
-
-
-def affordable_tokens(bounds: Bounds, held_mc: int) -> int:
-    """How many output tokens, over all choices, a hold of `held_mc` covers."""
-    if held_mc >= bounds.full_mc:
-        return bounds.full_tokens
-    spare, price = held_mc - bounds.input_mc, bounds.full_mc - bounds.input_mc
-    return max(1, spare * bounds.full_tokens // price) if spare > 0 and price > 0 else 1
+    rates = Rates(catalog.price_version, model, plan.plan, catalog.cards[plan.card], image)
+    if not priceable(ask, rates):
+        raise Refusal("model_not_priced", model=ask.model)
+    return rates
 
 
 def with_usage(ask: Ask, request: Mapping[str, Any], body: bytes) -> bytes:
@@ -205,13 +116,14 @@ def with_usage(ask: Ask, request: Mapping[str, Any], body: bytes) -> bytes:
     return _prepend(body, b'"stream_options":{"include_usage":true},')
 
 
-def with_cap(rates: Rates, body: bytes, tokens: int) -> bytes:
-    """The body, telling the upstream to end each answer after `tokens`, if it is not told to do so before."""
-    name = OUTPUT_LIMITS[0] if rates.model.reasoning else OUTPUT_LIMITS[1]
+def with_cap(rates: Rates, body: bytes, tokens: int, limits: Sequence[str] = CHAT_LIMITS) -> bytes:
+    """The body, telling the upstream to end each answer after `tokens`, if it is not told to do so before.
+
+    `limits` are the names of the field that says it, the one for models that think first.
+    """
+    name = limits[0] if rates.model.reasoning else limits[-1]
     fields = _values(body)
-    given: dict[str, int | None] = {
-        limit: msgspec.json.decode(fields[limit]) for limit in OUTPUT_LIMITS if limit in fields
-    }
+    given: dict[str, int | None] = {limit: msgspec.json.decode(fields[limit]) for limit in limits if limit in fields}
     if not given:
         return _prepend(body, b'"%s":%d,' % (name.encode(), tokens))
     asked = {limit: count for limit, count in given.items() if count} or {name: tokens}
@@ -241,14 +153,14 @@ def admit(
 ) -> Call:
     """The call that this request asks for, not yet held for. Raises Refusal."""
     request = parse(body)
-    ask = read(request)
+    ask = asks.read(family, request)
     check_body_user(caller, ask.user)
     rates = permit(ask, plan, catalog)
     return Call(
         event_id=event_id,
         caller=caller,
         family=family,
-        ask=ask,
+        ask=_with_kinds(ask, rates.model, body),
         rates=rates,
         request=body,
         body=with_usage(ask, request, body),
@@ -257,3 +169,42 @@ def admit(
         started_at_us=started_at_us,
         started_s=started_s,
     )
+
+
+def admit_upload(
+    event_id: UUID,
+    caller: Caller,
+    family: Family,
+    upload: "Upload",
+    plan: Plan,
+    catalog: Catalog,
+    started_at_us: int,
+    started_s: float,
+) -> Call:
+    """The same of a form, of which the fields that matter have come. Raises Refusal."""
+    fields = upload.form.request()
+    ask = asks.read(family, fields)
+    check_body_user(caller, ask.user)
+    size = sum(len(value.encode()) for value in upload.form.fields.values())
+    return Call(
+        event_id=event_id,
+        caller=caller,
+        family=family,
+        ask=ask,
+        rates=permit(ask, plan, catalog),
+        request=b"",
+        body=upload.begun,
+        input_tokens=estimate_prompt(size, fields) + ask.images_in * IMAGE_IN_TOKENS,
+        strip_usage=False,
+        started_at_us=started_at_us,
+        started_s=started_s,
+        upload=upload,
+    )
+
+
+def _with_kinds(ask: Ask, model: PricedModel, body: bytes) -> Ask:
+    """The ask, naming the kinds of input that have a price of their own and stand in the body."""
+    if ask.sold != "text":
+        return ask
+    further = tuple(kind for kind, mark in _KINDS_IN if kind in model.rates and mark in body)
+    return msgspec.structs.replace(ask, kinds_in=(*ask.kinds_in, *further)) if further else ask

@@ -21,6 +21,8 @@ from gateway.gate import GATE, Gate
 from gateway.headers import CALL_ID
 from gateway.journal import Journal
 from gateway.models import ModelList, models
+from gateway.provisional import provisional_model
+from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal, response
 from gateway.replay import replay
@@ -30,6 +32,7 @@ from shared.settings import GatewaySettings
 
 COUNTERS: Final = 2
 """Threads for the tokenizer, which lets go of the interpreter lock while it counts."""
+VOCABULARIES: Final = ("o200k_base", "cl100k_base")
 LOADED_S_MAX: Final = 10.0
 """Seconds that the start waits for keys and prices; without them it goes on, not ready."""
 HEADER_BYTES_MAX: Final = 32 * 1024
@@ -97,7 +100,7 @@ async def opened(settings: GatewaySettings) -> Any:
         return task
 
     link = RedisLink(settings.redis_url)
-    book = KeyBook(settings.redis_url)
+    book = KeyBook(settings.redis_url, provisional_model(settings))
     journal = Journal(settings.home, name)
     upstream = Upstream(settings.upstream_url, settings.upstream_key, settings.first_byte_timeout_s)
     budget = Budget(link, ttl_s=settings.hold_ttl_s, stream_entries_max=settings.stream_entries_max, spawn=spawn)
@@ -114,6 +117,9 @@ async def opened(settings: GatewaySettings) -> Any:
         counters=counters,
         spawn=spawn,
     )
+    # A vocabulary's first load holds the interpreter for a moment: better before the port is open.
+    for name in VOCABULARIES:
+        await asyncio.get_running_loop().run_in_executor(counters, vocabulary.load, name)
     await link.start()
     await book.start(LOADED_S_MAX)
     replay(settings.home, journal, budget)

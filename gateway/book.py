@@ -8,17 +8,21 @@ import contextlib
 import random
 from typing import Any, Final
 
+import msgspec
 import structlog
 from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
 from shared import redis_keys
+from shared.pricing import PricedModel
 from shared.projection import Catalog, KeyRecord, decode_catalog, decode_key
 
 KEYS_MAX: Final = 500_000
 """API keys held in memory, some 500 bytes each."""
 BLOCK_S: Final = 5
 """How long one wait for changes lasts."""
+CANCEL_S: Final = 0.1
+"""Pause before the follower is asked again to end."""
 RELOAD_S_MAX: Final = 2.0
 """Longest pause before everything is loaded again after a break."""
 
@@ -28,11 +32,13 @@ log = structlog.get_logger()
 class KeyBook:
     """Keys by the SHA-256 of their secret, and the newest catalog."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, provisional: PricedModel | None = None) -> None:
+        """`provisional` becomes part of every catalog: see gateway.provisional."""
         self._redis: Any = aioredis.Redis.from_url(redis_url, socket_timeout=BLOCK_S + 5, socket_connect_timeout=2)
         self._follower: asyncio.Task[None] | None = None
         self._first = asyncio.Event()
         self._catalog: Catalog | None = None
+        self._provisional = provisional
         self.keys: dict[bytes, KeyRecord] = {}
 
     @property
@@ -51,10 +57,11 @@ class KeyBook:
             await asyncio.wait_for(self._first.wait(), patience_s)
 
     async def close(self) -> None:
-        if self._follower is not None:
+        # Asked again until it ends: redis-py writes within asyncio.wait_for, which in Python 3.11 swallows a
+        # cancellation that arrives together with its result.
+        while self._follower is not None and not self._follower.done():
             self._follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._follower
+            await asyncio.wait([self._follower], timeout=CANCEL_S)
         await self._redis.aclose()
 
     async def _follow(self) -> None:
@@ -94,7 +101,7 @@ class KeyBook:
         data = await self._redis.get(redis_keys.catalog(int(version)))
         if data is None:
             raise KeyError(f"catalog {int(version)} is missing")
-        self._catalog = decode_catalog(data)
+        self._catalog = msgspec.structs.replace(decode_catalog(data), provisional=self._provisional)
 
     async def _apply(self, position: str) -> str:
         """Wait for changes, apply them, return the new position. A gap, where we fell behind, is an error: reload."""

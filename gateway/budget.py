@@ -127,7 +127,7 @@ class Budget:
             str(caller.account_id),
             str(call.event_id),
             call.rates.plan,
-            bounds.full_mc,
+            bounds.slice_mc if bounds.stoppable else bounds.full_mc,
             bounds.slice_mc,
             bounds.least_mc,
             self._ttl_s,
@@ -224,7 +224,7 @@ class Budget:
         if len(self._unsettled) >= UNSETTLED_MAX:
             # Its record is in the journal, which the next start settles.
             dropped, _ = self._unsettled.popitem(last=False)
-            log.error("unsettled_overflow", event=str(dropped), limit=UNSETTLED_MAX)
+            log.error("unsettled_overflow", event_id=str(dropped), limit=UNSETTLED_MAX)
         self._unsettled[event_id] = fact
         self._spawn(self._settle(event_id, fact))
 
@@ -245,7 +245,7 @@ class Budget:
         try:
             await self._link.run("settle", keys, (str(account_id), str(event_id), charge_mc, payload))
         except (RedisAwayError, RedisAnswerError) as error:
-            log.warning("settle_failed", event=str(event_id), void=void, error=str(error))
+            log.warning("settle_failed", event_id=str(event_id), void=void, error=str(error))
             self._retry_later()
             return
         self._unsettled.pop(event_id, None)

@@ -70,7 +70,7 @@ def _write(gate: Gate, kind: Kind, record: UsageEvent) -> None:
     except JournalFullError as error:
         # Running calls still close: Redis and the meter have the event, only this disk does not.
         metrics.JOURNAL_FAILURES.inc()
-        log.error("journal_write_failed", kind=kind.decode(), event=str(record.event_id), error=str(error))  # noqa: TRY400
+        log.error("journal_write_failed", kind=kind.decode(), event_id=str(record.event_id), error=str(error))  # noqa: TRY400
 
 
 def _say(closed: UsageEvent, hold: "Hold") -> None:
@@ -128,7 +128,7 @@ async def recount(gate: Gate, call: Call, tap: SseTap | PlainTap, transcript: Tr
         counted = await loop.run_in_executor(gate.counters, _recount, call, tap, transcript)
     except Exception:
         # A text that no rule can read must not lose the call.
-        log.exception("recount_failed", event=str(call.event_id))
+        log.exception("recount_failed", event_id=str(call.event_id))
         output = transcript.estimate() if transcript is not None else 0
         return Counted(Usage(input=call.input_tokens, output=output), "recounted", ("estimated",))
     if isinstance(tap, SseTap) and tap.raw_full:
@@ -153,7 +153,7 @@ def _count_prompt(call: Call) -> int:
 
 
 def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) -> Counted:
-    family, model = call.family.name, call.ask.model
+    family, model = call.family.name, tap.model or call.ask.model
     prompt = count_prompt(family, model, parse(call.request))
     if transcript is not None:
         completion = transcript.count(model)

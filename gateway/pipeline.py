@@ -134,7 +134,7 @@ async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[An
     except UpstreamError as error:
         # Only from before the head: later breaks are the relay's. Nothing was sent, or it came to nothing: void. Sent
         # and never answered: the upstream may be at work and bill it, so it is booked, at nothing.
-        log.warning("upstream_failed", code=error.code, error=str(error), event=str(call.event_id))
+        log.warning("upstream_failed", code=error.code, error=str(error), event_id=str(call.event_id))
         if error.code == "upstream_timeout":
             closing.unanswered(gate, hold, "timeout")
             raise Refusal("upstream_timeout") from error

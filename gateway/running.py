@@ -134,7 +134,7 @@ class Running:
                 await relay.wait_complete(END_S_MAX)
                 return "complete" if self._ended_well() else "upstream_error"
             if relay.stalled and not await relay.drain(self._writer):
-                log.warning("client_stalled", event=str(self._hold.call.event_id))
+                log.warning("client_stalled", event_id=str(self._hold.call.event_id))
                 return "client_gone"
             if relay.silence_s >= settings.idle_timeout_s:
                 return "timeout"
@@ -162,8 +162,10 @@ class Running:
             hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
             closing.note(self._gate, hold)
             ahead = self._gate.settings.slice_tokens * call.ask.choices
-            if hold.bounds.stoppable and output + ahead // 2 > hold.output_tokens:
-                granted = await self._gate.budget.extend(hold, hold.bounds.slice_mc - hold.bounds.input_mc)
+            bounds = hold.bounds
+            if bounds.stoppable and hold.held_mc < bounds.full_mc and output + ahead // 2 > hold.output_tokens:
+                more_mc = min(bounds.slice_mc - bounds.input_mc, bounds.full_mc - hold.held_mc)
+                granted = await self._gate.budget.extend(hold, more_mc)
                 if not granted and output >= hold.output_tokens:
                     # Nobody is stopped on an estimate either.
                     exact = await closing.count_output(self._gate, call, self._transcript)

@@ -65,6 +65,19 @@ USAGE_EVENT_COLUMNS: Final = (
 )
 
 
+UNPRICED_COLUMNS: Final = ("account_id", "event_id", "shard")
+CORRECTION_COLUMNS: Final = (
+    "account_id",
+    "event_id",
+    "transfer_id",
+    "price_version",
+    "priced_as",
+    "charge_mc",
+    "cost_nano",
+    "recorded_at",
+)
+
+
 class UnbookableError(Exception):
     """A message or order that no row can hold; the text says why and stands in the dead letter or the outcome."""
 
@@ -96,6 +109,10 @@ class Rows(msgspec.Struct):
     transfers: list[tuple[Any, ...]] = []
     draws: list[tuple[UUID, UUID, UUID, int]] = []
     grants: list[tuple[Any, ...]] = []
+    unpriced: list[tuple[UUID, UUID, int]] = []
+    """Booked events that wait for a price."""
+    corrections: list[tuple[Any, ...]] = []
+    """Price corrections; their transfers stand above."""
     drawn: dict[UUID, tuple[UUID, OpenGrant]] = {}
     """Grants that have less left than their row says, this transaction's own among them: id → account and grant."""
 

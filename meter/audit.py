@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from meter.audit_projection import audit_projection
-from meter.posting import Tariff, recompute
+from meter.posting import FLAG_UNPRICED, Tariff, is_provisional, recompute
 from meter.prices import PriceBook
 from meter.tariffs import rate_cards
 from meter.violation import Violation
@@ -28,9 +28,13 @@ VIOLATIONS_MAX: Final = 100
 
 _EVENT_PAGE_ROWS: Final = 2_000
 _USAGE: Final = """
-    SELECT account_id, event_id, priced_as, price_version, card, service_tier, usage, charge_mc, cost_nano,
-           gateway_charge_mc, evidence, flags
-      FROM sundial.usage_events
+    SELECT u.account_id, u.event_id, u.priced_as, u.price_version, u.card, u.service_tier, u.usage, u.charge_mc,
+           u.cost_nano, u.gateway_charge_mc, u.evidence, u.flags, q.event_id IS NOT NULL AS waiting,
+           c.price_version AS corrected_version, c.priced_as AS corrected_as, c.charge_mc AS corrected_mc,
+           c.cost_nano AS corrected_nano
+      FROM sundial.usage_events u
+      LEFT JOIN sundial.unpriced_events q ON q.account_id = u.account_id AND q.event_id = u.event_id
+      LEFT JOIN sundial.price_corrections c ON c.account_id = u.account_id AND c.event_id = u.event_id
 """
 _decode_usage = msgspec.json.Decoder(Usage).decode
 
@@ -58,18 +62,22 @@ async def _check(connection: Any, rule: str) -> list[Violation]:
 
 
 async def _check_charges(connection: Any) -> list[Violation]:
-    """I4: every charge is what its price version makes of its usage; an unpriced one is the gateway's and says so."""
+    """I4: every charge is what its price version makes of its usage. One that has none is the gateway's and says so,
+    and waits for a price; or a price has come, and with its correction it is what that makes of it."""
     prices = PriceBook()
     cards = await rate_cards(connection)
+
+    async def computed(row: Any, priced_as: str, version: int) -> Charge | None:
+        tariff = Tariff(models={version: await prices.load(connection, version)}, cards=cards)
+        usage = _decode_usage(row["usage"])
+        return recompute(tariff, usage, row["evidence"], priced_as, version, row["card"], row["service_tier"])
+
     found: list[Violation] = []
     async for row in connection.cursor(_USAGE, prefetch=_EVENT_PAGE_ROWS):
-        models = await prices.load(connection, row["price_version"])
-        tariff = Tariff(models={row["price_version"]: models}, cards=cards)
-        usage = _decode_usage(row["usage"])
-        charged = recompute(
-            tariff, usage, row["evidence"], row["priced_as"], row["price_version"], row["card"], row["service_tier"]
-        )
-        if detail := _wrong_charge(row, charged):
+        detail = _wrong_charge(row, await computed(row, row["priced_as"], row["price_version"]))
+        if not detail and row["corrected_version"] is not None:
+            detail = _wrong_correction(row, await computed(row, row["corrected_as"], row["corrected_version"]))
+        if detail:
             found.append(Violation("charges", f"event {row['event_id']} of account {row['account_id']}", detail))
             if len(found) == VIOLATIONS_MAX:
                 break
@@ -78,11 +86,15 @@ async def _check_charges(connection: Any) -> list[Violation]:
 
 def _wrong_charge(row: Any, charged: Charge | None) -> str:
     if charged is None:
-        if "unpriced" not in row["flags"]:
+        if FLAG_UNPRICED not in row["flags"] and not is_provisional(row["priced_as"], row["flags"]):
             return "has no price, and is not flagged so"
         if row["charge_mc"] != row["gateway_charge_mc"]:
             return f"is unpriced, but booked at {row['charge_mc']} mc, not the gateway's {row['gateway_charge_mc']} mc"
+        if row["waiting"] is (row["corrected_version"] is not None):
+            return "is unpriced, and either neither corrected nor waiting for a price, or both"
         return ""
+    if row["waiting"] or row["corrected_version"] is not None:
+        return "has a price, and yet waits for one or was corrected"
     if (row["charge_mc"], row["cost_nano"]) != (charged.charge_mc, charged.cost_nano):
         return (
             f"is booked at {row['charge_mc']} mc and {row['cost_nano']} nano-USD; its price version makes it "
@@ -90,4 +102,16 @@ def _wrong_charge(row: Any, charged: Charge | None) -> str:
         )
     if charged.charge_mc != row["gateway_charge_mc"] and "charge_differs" not in row["flags"]:
         return f"the gateway had counted {row['gateway_charge_mc']} mc, and no flag says so"
+    return ""
+
+
+def _wrong_correction(row: Any, charged: Charge | None) -> str:
+    corrected = f"version {row['corrected_version']} of {row['corrected_as']}"
+    if charged is None:
+        return f"was corrected by {corrected}, which has no price for it"
+    if (row["corrected_mc"], row["corrected_nano"]) != (charged.charge_mc, charged.cost_nano):
+        return (
+            f"was corrected to {row['corrected_mc']} mc and {row['corrected_nano']} nano-USD; {corrected} makes it "
+            f"{charged.charge_mc} mc and {charged.cost_nano} nano-USD"
+        )
     return ""

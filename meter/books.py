@@ -8,7 +8,15 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from meter.accounts import DRAW_COLUMNS, TRANSFER_COLUMNS, USAGE_EVENT_COLUMNS, Account, Rows
+from meter.accounts import (
+    CORRECTION_COLUMNS,
+    DRAW_COLUMNS,
+    TRANSFER_COLUMNS,
+    UNPRICED_COLUMNS,
+    USAGE_EVENT_COLUMNS,
+    Account,
+    Rows,
+)
 from meter.draws import NEVER_US, OpenGrant, drawing_order
 from meter.introductions import Introduction
 from meter.queries import QUERIES
@@ -108,6 +116,8 @@ async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> Non
     await _append(connection, "usage_events", USAGE_EVENT_COLUMNS, rows.usage_events)
     await _append(connection, "transfers", TRANSFER_COLUMNS, rows.transfers)
     await _append(connection, "draws", DRAW_COLUMNS, rows.draws)
+    await _append(connection, "unpriced_events", UNPRICED_COLUMNS, rows.unpriced)
+    await _append(connection, "price_corrections", CORRECTION_COLUMNS, rows.corrections)
     if rows.transfers:
         moved = {row[0] for row in rows.transfers}
         await connection.execute(

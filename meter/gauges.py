@@ -30,6 +30,7 @@ class Gauges:
         metrics.ORDERS_QUEUED.set(row["orders"])
         metrics.ANNOUNCEMENTS_QUEUED.set(row["announcements"])
         metrics.DEAD_LETTERS.set(row["dead_letters"])
+        metrics.UNPRICED_EVENTS.set(row["unpriced_events"])
         for table in ("transfers", "usage_events", "draws"):
             metrics.DEFAULT_PARTITION_ROWS.labels(table=table).set(row[table])
         return False

@@ -4,6 +4,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from meter.cost_check import differs
 from meter.posting import Posting
 
 ENTRIES: Final = Counter(
@@ -13,8 +14,9 @@ ENTRIES: Final = Counter(
 )
 ODD_EVENTS: Final = Counter(
     "sundial_meter_odd_events",
-    "Booked usage events that carry a flag: unpriced (booked at the gateway's charge), charge_differs (the gateway had "
-    "counted another charge), off_time (its id's time is days from its booking).",
+    "Booked usage events that carry a flag: unpriced (booked at the gateway's charge), provisional (booked at the "
+    "operator's provisional price), charge_differs (the gateway had counted another charge), off_time (its id's time "
+    "is days from its booking).",
     ["flag"],
 )
 EVIDENCE: Final = Counter(
@@ -47,6 +49,24 @@ SHARDS_STOPPED: Final = Gauge(
     "sundial_meter_shards_stopped",
     "Shards whose reader has stopped because everything looked like poison: a person must look at the dead letters.",
 )
+COST_RATIO: Final = Histogram(
+    "sundial_meter_cost_ratio",
+    "Provider cost as our prices have it, over the cost that the upstream told (usage.cost), of booked events "
+    "that we have a price for.",
+    buckets=(0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.999, 1.001, 1.01, 1.02, 1.05, 1.1, 1.25, 1.5, 2),
+)
+COST_DIFFERENCES: Final = Counter(
+    "sundial_meter_cost_differences",
+    "Booked events whose provider cost differs from the one that the upstream told by more than 1 %, and by more than "
+    "rounding explains. `sundial price differences` lists them.",
+)
+CORRECTIONS: Final = Counter(
+    "sundial_meter_price_corrections",
+    "Charges that were corrected when their price arrived: dearer, cheaper or same; failed where the books could not "
+    "take the correction (it is tried again at the next price version).",
+    ["result"],
+)
+UNPRICED_EVENTS: Final = Gauge("sundial_meter_unpriced_events", "Booked events that wait for a price.")
 DEAD_LETTERS: Final = Gauge("sundial_meter_dead_letters", "Entries that are set aside for a person to look at.")
 ORDERS_QUEUED: Final = Gauge("sundial_meter_orders_queued", "Orders that wait to be posted.")
 ORDERS: Final = Counter("sundial_meter_orders", "Orders that are closed, by outcome: posted or refused.", ["outcome"])
@@ -89,9 +109,14 @@ def count(posting: Posting) -> None:
         ENTRIES.labels(result=result).inc(entries)
     for flag, events in (
         ("unpriced", posting.unpriced),
+        ("provisional", posting.provisional),
         ("charge_differs", posting.differing),
         ("off_time", posting.off_time),
     ):
         ODD_EVENTS.labels(flag=flag).inc(events)
     for evidence, events in posting.evidence.items():
         EVIDENCE.labels(evidence=evidence).inc(events)
+    for ours_nano, theirs_nano, usage in posting.costs:
+        COST_RATIO.observe(ours_nano / theirs_nano)
+        if differs(ours_nano, theirs_nano, usage):
+            COST_DIFFERENCES.inc()

@@ -9,7 +9,7 @@ A message is one of
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -25,6 +25,8 @@ from shared.usage import Evidence, Usage
 
 FLAG_UNPRICED: Final = "unpriced"
 """The meter has no rates for the event: booked at the gateway's charge."""
+FLAG_PROVISIONAL: Final = "provisional"
+"""The gateway knew no price and charged the operator's provisional one: booked so, for nobody can compute it again."""
 FLAG_CHARGE_DIFFERS: Final = "charge_differs"
 """The gateway had counted another charge than the one that is booked."""
 FLAG_OFF_TIME: Final = "off_time"
@@ -91,8 +93,16 @@ class Posting(msgspec.Struct):
     booked: int = 0
     repeated: int = 0
     unpriced: int = 0
+    provisional: int = 0
     differing: int = 0
     off_time: int = 0
+    costs: list[tuple[int, int, Usage]] = []
+    """Our cost and the upstream's own, in nano-USD, where it told one: see meter.cost_check."""
+
+
+def is_provisional(priced_as: str, flags: Collection[str]) -> bool:
+    """Whether an event was charged the provisional price. An event that names a price is held to it."""
+    return not priced_as and FLAG_PROVISIONAL in flags
 
 
 def recompute(
@@ -172,8 +182,11 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
     )
     if charged is None:
         charge_mc, cost_nano = event.charge_mc, event.cost_nano
-        flags = _with(flags, FLAG_UNPRICED)
-        posting.unpriced += 1
+        if is_provisional(event.priced_as, flags):
+            posting.provisional += 1
+        else:
+            flags = _with(flags, FLAG_UNPRICED)
+            posting.unpriced += 1
     else:
         charge_mc, cost_nano = charged.charge_mc, charged.cost_nano
         for flag in charged.flags:
@@ -194,6 +207,10 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
 
     transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=settled_at_us)
     charge(account, posting.rows, transfer, charge_mc, now_us)
+    if charged is None:
+        posting.rows.unpriced.append((event.account_id, event.event_id, account.shard))
+    elif event.upstream_cost_nano:
+        posting.costs.append((cost_nano, event.upstream_cost_nano, event.usage))
     usage = event.usage
     posting.rows.usage_events.append(
         (

@@ -51,6 +51,8 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, PricedModel]
     cards: dict[str, RateCard]
     plans: dict[str, Plan]
+    provisional: PricedModel | None = None
+    """What stands for models without a price. Never told: a gateway that admits them adds it (gateway.provisional)."""
 
 
 def encode_key(record: KeyRecord) -> bytes:

@@ -5,11 +5,12 @@ All mistakes are reported at once at start, each with the variable to change.
 
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.ids import SHARDS
@@ -58,6 +59,8 @@ RedisUrl = Annotated[str, Field(pattern=r"^rediss?://")]
 DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://")]
 Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
 Zone = Annotated[str, AfterValidator(_check_zone)]
+Price = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=16, decimal_places=9)]
+"""USD per million tokens, to the nano-dollar."""
 
 
 class _Unreadable:
@@ -139,6 +142,21 @@ class GatewaySettings(_Settings):
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
     stream_entries_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Unposted entries of one shard's stream at which admission closes."""
+    recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the calls with usage that are counted by tokenizer too, to know how far it is off."""
+    unpriced: Literal["refuse", "provisional"] = "refuse"
+    """What becomes of a call of a model without a price. `provisional`: it is charged the price below, flagged, and
+    corrected when a price comes."""
+    provisional_input_usd: Price | None = None
+    provisional_output_usd: Price | None = None
+    """USD per million tokens."""
+
+    @field_validator("provisional_input_usd", "provisional_output_usd")
+    @classmethod
+    def _need_provisional_price(cls, value: Decimal | None, info: ValidationInfo) -> Decimal | None:
+        if value is None and info.data.get("unpriced") == "provisional":
+            raise ValueError("needed where SUNDIAL_UNPRICED=provisional: USD per million tokens, for example 2.50")
+        return value
 
 
 class MeterSettings(_Settings):

@@ -63,6 +63,19 @@ SELECT format('event %s of account %s', coalesce(u.event_id, t.transfer_id), coa
     ON t.account_id = u.account_id AND t.transfer_id = u.event_id
  WHERE u.event_id IS NULL OR t.transfer_id IS NULL OR u.charge_mc <> -t.amount_mc;
 
+-- name: price_corrections --
+-- I3, I4: a price correction has its transfer, linked to its event, of what the price made different; nothing else
+-- corrects usage. That there is one at most is the table's key.
+SELECT format('event %s of account %s', coalesce(c.event_id, t.link_id), coalesce(c.account_id, t.account_id)) AS subject,
+       format('booked at %s mc, corrected to %s mc by a transfer of %s mc', u.charge_mc, c.charge_mc, t.amount_mc) AS detail
+  FROM sundial.price_corrections c
+  FULL JOIN (SELECT account_id, transfer_id, link_id, amount_mc
+               FROM sundial.transfers
+              WHERE kind = 'adjustment' AND contra = 'usage') AS t
+    ON t.account_id = c.account_id AND t.transfer_id = c.transfer_id
+  LEFT JOIN sundial.usage_events u ON u.account_id = c.account_id AND u.event_id = c.event_id
+ WHERE t.link_id IS DISTINCT FROM c.event_id OR t.amount_mc IS DISTINCT FROM u.charge_mc - c.charge_mc;
+
 -- name: order_transfers --
 -- I3: a posted order has its transfer, a refused one has none, and an order without an outcome is still queued.
 SELECT format('order %s', o.order_id) AS subject,
@@ -133,7 +146,8 @@ SELECT format('%s', c.oid::regclass) AS subject,
         WHERE a.attrelid = c.oid) AS rights
  WHERE c.relkind IN ('r', 'p') AND grantee <> c.relowner AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
-       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'rate_cards');
+       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
+        'rate_cards');
 
 -- name: append_only_triggers --
 -- I15: every book and each of its partitions refuses changes of whoever it is.
@@ -144,7 +158,8 @@ SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes
    AND t.tgfoid = 'sundial.refuse_change'::regproc
  WHERE c.relkind IN ('r', 'p')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
-       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'rate_cards')
+       ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
+        'rate_cards')
  GROUP BY c.oid
 HAVING count(t.oid) <> 2;
 

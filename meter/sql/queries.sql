@@ -136,6 +136,32 @@ SELECT g.account_id, g.grant_id
  ORDER BY g.expires_at
  LIMIT $2;
 
+-- Corrections -------------------------------------------------------------------------------------------------------
+
+-- name: due_corrections --
+SELECT u.account_id, u.event_id, u.model_asked, u.model_answered, u.card, u.service_tier, u.usage, u.charge_mc,
+       newest.price_version
+  FROM (SELECT max(price_version) AS price_version FROM sundial.price_versions) AS newest
+  JOIN sundial.unpriced_events q ON q.shard = ANY ($1::smallint[]) AND q.tried_version < newest.price_version
+  JOIN sundial.usage_events u ON u.account_id = q.account_id AND u.event_id = q.event_id
+ LIMIT $2;
+
+-- name: corrected_events --
+SELECT c.event_id
+  FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+  JOIN sundial.price_corrections c ON c.account_id = i.account_id AND c.event_id = i.event_id;
+
+-- name: dequeue_unpriced --
+DELETE FROM sundial.unpriced_events q
+ USING unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+ WHERE q.account_id = i.account_id AND q.event_id = i.event_id;
+
+-- name: note_tried --
+UPDATE sundial.unpriced_events q
+   SET tried_version = $1
+  FROM unnest($2::uuid[], $3::uuid[]) AS i (account_id, event_id)
+ WHERE q.account_id = i.account_id AND q.event_id = i.event_id AND q.tried_version < $1;
+
 -- Telling Redis -----------------------------------------------------------------------------------------------------
 
 -- name: announce_accounts --
@@ -198,6 +224,7 @@ SELECT sundial.ensure_month((now() + make_interval(months => n))::date) FROM gen
 SELECT (SELECT count(*) FROM sundial.order_queue) AS orders,
        (SELECT count(*) FROM sundial.projection_queue) AS announcements,
        (SELECT count(*) FROM sundial.dead_letters) AS dead_letters,
+       (SELECT count(*) FROM sundial.unpriced_events) AS unpriced_events,
        (SELECT count(*) FROM sundial.transfers_default) AS transfers,
        (SELECT count(*) FROM sundial.usage_events_default) AS usage_events,
        (SELECT count(*) FROM sundial.draws_default) AS draws;

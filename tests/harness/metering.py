@@ -10,6 +10,7 @@ import asyncpg
 from meter import database as connections
 from meter import redis_link
 from meter.consumer import Reader
+from meter.corrections import Corrections
 from meter.health import Health
 from meter.ledger import Ledger
 from meter.orders import Orders
@@ -38,10 +39,12 @@ class Bench:
         self.pool = pool
         self.client = client
         prices = PriceBook()
-        self.ledger = Ledger(pool, Tariffs(prices))
+        tariffs = Tariffs(prices)
+        self.ledger = Ledger(pool, tariffs)
         self.projection = Projection(client, pool, prices)
         self.watch = ProjectionWatch(client, pool, self.projection, ALL_SHARDS)
         self.orders = Orders(pool, ALL_SHARDS)
+        self.corrections = Corrections(pool, tariffs, ALL_SHARDS)
         self.reaper = Reaper(client, ALL_SHARDS)
 
     async def say(self, *messages: StreamMessage) -> None:

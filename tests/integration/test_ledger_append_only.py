@@ -22,6 +22,7 @@ BOOKS = (
     "order_outcomes",
     "prices",
     "price_versions",
+    "price_corrections",
     "rate_cards",
 )
 CHANGES = ("UPDATE sundial.{0} SET {1} = {1}", "DELETE FROM sundial.{0}", "TRUNCATE sundial.{0} CASCADE")

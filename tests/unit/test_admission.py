@@ -347,7 +347,7 @@ def test_a_stream_holds_a_slice_and_is_extended() -> None:
     """Input and one slice of output; it is never capped upstream, because it can be ended on the way."""
     found = bound(ask(), rates(), input_tokens=100, slice_tokens=1_000)
     assert found.stoppable
-    assert (found.full_tokens, found.full_mc, found.slice_mc) == (1_000, 1_100_000, 1_100_000)
+    assert (found.full_tokens, found.full_mc, found.slice_mc) == (16_384, 16_484_000, 1_100_000)
     assert (found.input_mc, found.least_mc) == (100_000, 164_000)
 
 

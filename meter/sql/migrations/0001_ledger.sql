@@ -105,7 +105,7 @@ CREATE TABLE transfers (
     memo             text NOT NULL DEFAULT '',
     occurred_at      timestamptz NOT NULL,      -- the gateway's or the orderer's clock
     recorded_at      timestamptz NOT NULL,      -- Postgres's clock; rises with seq; decides the statement's month
-    PRIMARY KEY (account_id, transfer_id)
+    PRIMARY KEY (transfer_id, account_id)
 ) PARTITION BY RANGE (transfer_id);
 CREATE INDEX transfers_history ON transfers (account_id, seq);
 CREATE INDEX transfers_recorded ON transfers (account_id, recorded_at);
@@ -148,7 +148,7 @@ CREATE TABLE usage_events (
     message            text NOT NULL DEFAULT '',
     purpose            text NOT NULL DEFAULT '',
     recorded_at        timestamptz NOT NULL,
-    PRIMARY KEY (account_id, event_id)
+    PRIMARY KEY (event_id, account_id)
 ) PARTITION BY RANGE (event_id);
 
 CREATE TABLE grants (                           -- what an account was given or bought; consumed by draws
@@ -183,7 +183,7 @@ CREATE TABLE draws (                            -- which grant paid which transf
     transfer_id uuid NOT NULL,                  -- a charge; an expiry; or, where a grant covers a debt, that grant's own transfer
     grant_id    uuid NOT NULL,
     amount_mc   bigint NOT NULL CHECK (amount_mc > 0),
-    PRIMARY KEY (account_id, transfer_id, grant_id)
+    PRIMARY KEY (transfer_id, account_id, grant_id)
 ) PARTITION BY RANGE (transfer_id);
 
 CREATE TABLE orders (                           -- what a person asks for; only the meter posts it

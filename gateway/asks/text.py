@@ -1,0 +1,105 @@
+"""Requests for text: chat completions, responses, completions, Anthropic's messages, embeddings."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.asks.ask import CHOICES_MAX, TOKENS_ASKED_MAX, Ask, count, flag, model, text, usage_asked
+from gateway.families import CHAT_LIMITS
+from gateway.refusals import Refusal
+from shared.pricing import PLAIN_OUT
+
+PROMPTS_MAX: Final = 2048
+"""Prompts in one request for completions."""
+_MEDIA_OUT: Final = {"audio": "audio_out", "image": "image_out"}
+"""Modality that an answer is asked to have → the kind of its tokens."""
+
+Request = Mapping[str, Any]
+
+
+def chat(request: Request) -> Ask:
+    name = model(request)
+    asked = usage_asked(request)
+    limits = [count(request, limit, TOKENS_ASKED_MAX) for limit in CHAT_LIMITS]
+    return Ask(
+        model=name,
+        stream=flag(request, "stream"),
+        usage_asked=asked,
+        output_limit=limits[0] or limits[1],
+        choices=count(request, "n", CHOICES_MAX) or 1,
+        service_tier=text(request, "service_tier"),
+        user=request.get("user"),
+        kinds_out=_kinds_out(request.get("modalities")),
+    )
+
+
+def responses(request: Request) -> Ask:
+    """An answer in the background would be fetched later, past the meter."""
+    if flag(request, "background"):
+        raise Refusal("invalid_field", field="background", reason="answers in the background cannot be metered")
+    return Ask(
+        model=model(request),
+        stream=flag(request, "stream"),
+        usage_asked=True,
+        output_limit=count(request, "max_output_tokens", TOKENS_ASKED_MAX),
+        choices=1,
+        service_tier=text(request, "service_tier"),
+        user=request.get("user"),
+    )
+
+
+def completions(request: Request) -> Ask:
+    """`n` or `best_of` answers to each prompt: all that are made are billed, shown or not."""
+    name = model(request)
+    asked = usage_asked(request)
+    each = max(count(request, "n", CHOICES_MAX), count(request, "best_of", CHOICES_MAX), 1)
+    prompt = request.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and not all(isinstance(one, int) for one in prompt) else 1
+    if prompts > PROMPTS_MAX:
+        raise Refusal("invalid_field", field="prompt", reason=f"at most {PROMPTS_MAX} prompts")
+    return Ask(
+        model=name,
+        stream=flag(request, "stream"),
+        usage_asked=asked,
+        output_limit=count(request, "max_tokens", TOKENS_ASKED_MAX),
+        choices=each * max(prompts, 1),
+        service_tier="",
+        user=request.get("user"),
+    )
+
+
+def messages(request: Request) -> Ask:
+    """Claude thinks only where it is told to, and a budget of thought must fit into the answer's limit."""
+    thinking = request.get("thinking")
+    thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
+    budget = count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
+    uplifts = [name for name, asked in (("fast", request.get("speed")), ("us", request.get("inference_geo"))) if asked == name]
+    return Ask(
+        model=model(request),
+        stream=flag(request, "stream"),
+        usage_asked=True,
+        output_limit=count(request, "max_tokens", TOKENS_ASKED_MAX),
+        choices=1,
+        service_tier=f"@{','.join(uplifts)}" if uplifts else "",
+        user=None,
+        least_output=budget + 1 if budget else 0,
+        thinks=thinks,
+    )
+
+
+def embeddings(request: Request) -> Ask:
+    return Ask(
+        model=model(request),
+        stream=False,
+        usage_asked=True,
+        output_limit=0,
+        choices=1,
+        service_tier="",
+        user=request.get("user"),
+        sold="input",
+    )
+
+
+def _kinds_out(modalities: object) -> tuple[str, ...]:
+    if not isinstance(modalities, list):
+        return PLAIN_OUT
+    return (*PLAIN_OUT, *(kind for name, kind in _MEDIA_OUT.items() if name in modalities))
