@@ -27,7 +27,7 @@ from shared.pricing import PricedModel
 from shared.projection import Catalog, Plan
 
 if TYPE_CHECKING:
-    from gateway.upload import Upload
+    from gateway.bodies import Upload
 
 _TRUE: Final = msgspec.Raw(b"true")
 _UNPRICED_MODERATION: Final = PricedModel(model="", mode="moderation", rates={"requests": 0})
@@ -95,6 +95,8 @@ def permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
         model = model or image
     elif ask.sold == "request" and model is None:
         model = catalog.models.get(MODERATION_MODEL, _UNPRICED_MODERATION)
+    if model is None and ask.sold in ("text", "input"):
+        model = catalog.provisional  # tokens alone: nothing else has a rate in it
     if model is None:
         raise Refusal("model_not_priced", model=ask.model)
     rates = Rates(catalog.price_version, model, plan.plan, catalog.cards[plan.card], image)

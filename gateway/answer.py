@@ -27,6 +27,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     images: int = 0
     """Images in the answer of an image endpoint."""
+    quality: str = ""
+    size: str = ""
+    """Of these images."""
 
 
 def read_answer(family: str, body: bytes) -> Answer:
@@ -46,6 +49,8 @@ def read_answer(family: str, body: bytes) -> Answer:
         finish_reason=reading.finish_reason,
         error=reading.error,
         images=len(data) if family == "images" and isinstance(data, list) else 0,
+        quality=_text(found.get("quality")),
+        size=_text(found.get("size")),
     )
 
 

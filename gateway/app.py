@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,19 +17,21 @@ from aiohttp import web
 from gateway import health, metrics, pipeline
 from gateway.book import KeyBook
 from gateway.budget import Budget
-from gateway.families import BASE_PATH, FAMILIES, Family
+from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, forwarded
+from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
 from gateway.headers import CALL_ID
 from gateway.journal import Journal
-from gateway.models import ModelList, models
+from gateway.models import ModelList, model, models
 from gateway.provisional import provisional_model
 from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal, response
 from gateway.replay import replay
+from gateway.shadow import Shadow
 from gateway.upstream import Upstream
 from shared import logs
-from shared.settings import GatewaySettings
+from shared.settings import GatewaySettings, SettingsError
 
 COUNTERS: Final = 2
 """Threads for the tokenizer, which lets go of the interpreter lock while it counts."""
@@ -88,8 +91,15 @@ async def _drain(gate: Gate, runner: web.AppRunner) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(settings: GatewaySettings) -> Any:
-    """All parts, started in the order of their needs and closed in reverse; every closed call is settled before."""
+    """All parts, started in the order of their needs and closed in reverse; every closed call is settled before.
+
+    Raises SettingsError for a setting that only shows to be wrong here.
+    """
     name = settings.gateway_name or f"{socket.gethostname()}-{os.getpid()}"
+    try:
+        listed = forwarded(settings.forwarded_paths)
+    except ValueError as mistake:
+        raise SettingsError(f"SUNDIAL_FORWARDED_PATHS: {mistake}") from None
     settings.home.mkdir(parents=True, exist_ok=True)
     tasks: set[asyncio.Task[Any]] = set()
 
@@ -105,6 +115,7 @@ async def opened(settings: GatewaySettings) -> Any:
     upstream = Upstream(settings.upstream_url, settings.upstream_key, settings.first_byte_timeout_s)
     budget = Budget(link, ttl_s=settings.hold_ttl_s, stream_entries_max=settings.stream_entries_max, spawn=spawn)
     counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
+    shadow = Shadow(settings.recount_sample, random.random)
     gate = Gate(
         settings=settings,
         name=name,
@@ -115,7 +126,9 @@ async def opened(settings: GatewaySettings) -> Any:
         upstream=upstream,
         models=ModelList(upstream),
         counters=counters,
+        shadow=shadow,
         spawn=spawn,
+        forwarded=listed,
     )
     # A vocabulary's first load holds the interpreter for a moment: better before the port is open.
     for name in VOCABULARIES:
@@ -136,6 +149,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await book.close()
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
+        shadow.close()
         journal.close()
         log.info("gateway_stopped", unsettled=budget.unsettled)
 
@@ -159,25 +173,23 @@ def application(gate: Gate) -> web.Application:
     """The public port: the endpoint families, and one clear refusal for everything else."""
     app = web.Application(middlewares=[_refuse], client_max_size=gate.settings.body_bytes_max)
     app[GATE] = gate
-    for family in FAMILIES:
-        handler = models if family.name == "models" else _metered(family)
-        app.router.add_route(family.method, BASE_PATH + family.path, handler)
-    app.router.add_route("*", "/{path:.*}", _unknown)
+    app.router.add_route("*", "/{path:.*}", _serve)
     return app
 
 
-def _metered(family: Family) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def serve(request: web.Request) -> web.StreamResponse:
+async def _serve(request: web.Request) -> web.StreamResponse:
+    """By the target as it came: aiohttp's router would take other spellings of a path for the path."""
+    try:
+        family = find(request.method, request.raw_path, request.app[GATE].forwarded)
+    except UndeclaredError as unknown:
+        if unknown.allowed:
+            raise Refusal("method_not_allowed", allowed=", ".join(unknown.allowed)) from None
+        raise Refusal("unknown_path", path=request.raw_path) from None
+    if family.treatment in ("metered", "flat"):
         return await pipeline.serve(request, family)
-
-    return serve
-
-
-async def _unknown(request: web.Request) -> web.StreamResponse:
-    allowed = [family.method for family in FAMILIES if BASE_PATH + family.path == request.path]
-    if allowed:
-        raise Refusal("method_not_allowed", allowed=", ".join(allowed))
-    raise Refusal("unknown_path", path=request.path)
+    if family.name == "models":
+        return await (models(request) if family.path == "/models" else model(request))
+    return await forward(request, family)
 
 
 @web.middleware
@@ -187,11 +199,14 @@ async def _refuse(
     """A refusal becomes its answer, and one log line."""
     try:
         return await handler(request)
-    except Refusal as refusal:
+    except (Refusal, web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+        # A target that no route can have (`*`, an authority) is an unknown path too.
+        refusal = error if isinstance(error, Refusal) else Refusal("unknown_path", path=request.raw_path)
         gate = request.app[GATE]
         metrics.REFUSALS.labels(refusal.code).inc()
         log.info("refused", code=refusal.code, method=request.method, path=request.path)
-        answer = response(refusal, gate.settings.language, request.get("call_id", ""))
+        anthropic = request.raw_path.startswith(BASE_PATH + ANTHROPIC_PATH)
+        answer = response(refusal, gate.settings.language, request.get("call_id", ""), anthropic=anthropic)
         if not request.content.at_eof():
             answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
         return answer

@@ -1,4 +1,4 @@
-"""What to hold for a call: an upper bound where what is asked has one, a slice or a flat amount where it has none. Pure.
+"""What to hold for a call: an upper bound where what is asked has one, else a slice or a flat amount. Pure.
 
 Cases, by what a call is sold by:
   text      input and a slice of output, extended while it streams; what cannot be ended on the way is held for whole,
@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gateway.asks import Ask
-from gateway.asks.image_names import IMAGE_TOKENS_MAX, PARTIAL_TOKENS, PARTIALS_MAX, image_tokens
+from gateway.asks.image_names import PARTIAL_TOKENS, PARTIALS_MAX, image_tokens
 from shared import pricing
 from shared.pricing import PLAIN_IN, TOKENS_IN, TOKENS_OUT, PricedModel, RateCard
 from shared.usage import Usage
@@ -64,7 +64,7 @@ class Bounds(msgspec.Struct, frozen=True):
     input_mc: int
     full_tokens: int
     stoppable: bool
-    """The gateway can end this answer on the way: one slice is held and extended, never all of it, and nothing capped."""
+    """The gateway can end this answer on the way: one slice is held and extended, never all, and nothing capped."""
 
 
 def bound(ask: Ask, rates: Rates, input_tokens: int, slice_tokens: int) -> Bounds:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import structlog
 
-from gateway.admission import Bounds, Call, affordable_tokens
+from gateway.admission import Call
+from gateway.bounds import Bounds, affordable_tokens
 from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
 from gateway.refusals import Refusal
 from shared import events, ids, redis_keys

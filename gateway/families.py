@@ -21,6 +21,10 @@ Sold = Literal["text", "input", "images", "speech", "sound", "request", ""]
 are spoken; seconds of sound; one request; nothing."""
 
 BASE_PATH: Final = "/v1"
+ANTHROPIC_PATH: Final = "/messages"
+"""Below it refusals have Anthropic's shape."""
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""What may be forwarded. HEAD is not among them: its answer announces a body that never comes."""
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -39,8 +43,6 @@ class Family(msgspec.Struct, frozen=True):
     """Names of the request's field that limits an answer's tokens, the one that counts first."""
     usage_option: bool = False
     """The usage of a stream must be asked for, by `stream_options`."""
-    anthropic: bool = False
-    """Refusals have Anthropic's shape."""
 
 
 def _images(path: str, body: Literal["json", "multipart"]) -> Family:
@@ -57,7 +59,7 @@ FAMILIES: Final = (
     Family("chat", "POST", "/chat/completions", "metered", streams=True, limits=CHAT_LIMITS, usage_option=True),
     Family("responses", "POST", "/responses", "metered", streams=True, limits=("max_output_tokens",)),
     Family("completions", "POST", "/completions", "metered", streams=True, limits=("max_tokens",), usage_option=True),
-    Family("messages", "POST", "/messages", "metered", streams=True, limits=("max_tokens",), anthropic=True),
+    Family("messages", "POST", "/messages", "metered", streams=True, limits=("max_tokens",)),
     Family("embeddings", "POST", "/embeddings", "metered", sold="input"),
     _images("/images/generations", "json"),
     _images("/images/edits", "multipart"),
@@ -66,7 +68,7 @@ FAMILIES: Final = (
     _transcription("/audio/transcriptions"),
     _transcription("/audio/translations"),
     Family("moderations", "POST", "/moderations", "flat", sold="request"),
-    Family("count_tokens", "POST", "/messages/count_tokens", "free", body="any", sold="", anthropic=True),
+    Family("count_tokens", "POST", "/messages/count_tokens", "free", body="any", sold=""),
     Family("models", "GET", "/models", "free", body="", sold=""),
     Family("models", "GET", "/models/{id}", "free", body="", sold=""),
 )
@@ -74,8 +76,9 @@ FAMILIES: Final = (
 _BY_PATH: Final = {BASE_PATH + family.path: family for family in FAMILIES if "{" not in family.path}
 _MODEL: Final = next(family for family in FAMILIES if family.path == "/models/{id}")
 _MODEL_PREFIX: Final = BASE_PATH + "/models/"
-_FORWARDED: Final = re.compile(r"^(?:([A-Z]+) )?(/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\*))$")
-_SAFE_TAIL: Final = re.compile(r"(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+_SEGMENT: Final = "[A-Za-z0-9_~-][A-Za-z0-9._~-]*"
+_FORWARDED: Final = re.compile(rf"(?:({'|'.join(METHODS)}) )?(/(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*))")
+_TAIL: Final = re.compile(rf"(?:{_SEGMENT}/)*{_SEGMENT}")
 """What may stand for the `*` of a listed path: plain segments, none of them empty or made of dots."""
 
 
@@ -101,12 +104,13 @@ def find(method: str, target: str, listed: Sequence[Family] = ()) -> Family:
         if declared.method != method:
             raise UndeclaredError((declared.method,))
         return declared
-    methods = []
+    methods: list[str] = []
     for family in listed:
         if _fits(family.path, path.removeprefix(BASE_PATH) if path.startswith(BASE_PATH + "/") else ""):
-            if family.method in (method, "*"):
+            accepted = METHODS if family.method == "*" else (family.method,)
+            if method in accepted:
                 return family
-            methods.append(family.method)
+            methods += accepted
     raise UndeclaredError(tuple(methods))
 
 
@@ -118,7 +122,7 @@ def forwarded(listed: str) -> tuple[Family, ...]:
     """
     families = []
     for entry in filter(None, (part.strip() for part in listed.split(","))):
-        found = _FORWARDED.match(entry)
+        found = _FORWARDED.fullmatch(entry)
         if found is None or found[2] == "/*":
             raise ValueError(f"{entry!r} is no path to forward; write for example GET /files or /vector_stores/*")
         method, path = found[1] or "*", found[2]
@@ -132,4 +136,4 @@ def forwarded(listed: str) -> tuple[Family, ...]:
 def _fits(pattern: str, path: str) -> bool:
     if not pattern.endswith("/*"):
         return path == pattern
-    return path.startswith(pattern[:-1]) and _SAFE_TAIL.fullmatch(path, len(pattern) - 1) is not None
+    return path.startswith(pattern[:-1]) and _TAIL.fullmatch(path, len(pattern) - 1) is not None

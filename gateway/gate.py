@@ -13,8 +13,10 @@ from aiohttp import web
 
 from gateway.book import KeyBook
 from gateway.budget import Budget
+from gateway.families import Family
 from gateway.journal import Journal
 from gateway.redis_link import RedisLink
+from gateway.shadow import Shadow
 from gateway.upstream import Upstream
 from shared import ids
 from shared.settings import GatewaySettings
@@ -37,8 +39,12 @@ class Gate:
     models: "ModelList"
     counters: Executor
     """Runs the tokenizer, off the event loop."""
+    shadow: Shadow
+    """Counts some calls once more, when they are over."""
     spawn: Callable[[Awaitable[Any]], "asyncio.Task[Any]"]
     """Runs something to its end, whatever becomes of the request that it is for."""
+    forwarded: tuple[Family, ...] = ()
+    """What the operator listed to be passed on unmetered."""
     draining: bool = False
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""

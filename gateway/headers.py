@@ -22,7 +22,13 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"expect",
     b"cookie",
     b"x-forwarded-for",
+    b"x-http-method",  # what would make another request of this one
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
 }
+_JSON: Final = b"application/json"
 _NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"content-length", b"date", b"server"}
 
 
@@ -30,19 +36,33 @@ def to_upstream(request: web.Request, call: Call) -> list[tuple[bytes, bytes]]:
     """The client's headers less those of the connection, of the credentials and of the identity; plus ours.
 
     LiteLLM echoes `x-litellm-call-id`, and keeps `x-litellm-end-user-id` for its own logs. All others of its name would
-    let a client steer it, e.g. make it repeat a call: they stay here too.
+    let a client steer it, e.g. make it repeat a call: they stay here too. The type of the body is what it was read as:
+    called a form, a JSON body could mean another model.
     """
-    named = _listed(value for name, value in request.raw_headers if name.lower() == b"connection")
+    content_type = _JSON if call.upload is None else call.upload.content_type
     headers = [
-        (name, value)
-        for name, value in request.raw_headers
-        if (lower := name.lower()) not in _NOT_UPSTREAM
-        and not lower.startswith((b"x-sundial-", b"x-litellm-"))
-        and lower not in named
+        (name, content_type if name.lower() == b"content-type" else value) for name, value in passed_on(request)
     ]
     headers.append((b"accept-encoding", b"identity"))
     headers.append((b"x-litellm-call-id", str(call.event_id).encode()))
     headers.append((b"x-litellm-end-user-id", str(call.caller.account_id).encode()))
+    return headers
+
+
+def passed_on(request: web.Request) -> list[tuple[bytes, bytes]]:
+    """The client's headers that may go upstream, as they came; of several types of the body, the first."""
+    named = _listed(value for name, value in request.raw_headers if name.lower() == b"connection")
+    typed = False
+    headers = []
+    for name, value in request.raw_headers:
+        lower = name.lower()
+        if lower in _NOT_UPSTREAM or lower in named or lower.startswith((b"x-sundial-", b"x-litellm-")):
+            continue
+        if lower == b"content-type":
+            if typed:
+                continue
+            typed = True
+        headers.append((name, value))
     return headers
 
 

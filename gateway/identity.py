@@ -44,6 +44,12 @@ class Caller(msgspec.Struct, frozen=True):
     labels: Labels
 
 
+def credential(headers: Mapping[str, str]) -> str | None:
+    """What a client shows as its key: Authorization, else Anthropic's `x-api-key` in Authorization's form."""
+    authorization, key = headers.get("Authorization"), headers.get("x-api-key")
+    return authorization if authorization is not None or key is None else f"Bearer {key}"
+
+
 def find_key(authorization: str | None, keys: Mapping[bytes, KeyRecord], now_s: float) -> KeyRecord:
     """The record of the key in an Authorization header. Raises Refusal `missing_api_key`, `invalid_api_key`."""
     scheme, _, secret = (authorization or "").partition(" ")

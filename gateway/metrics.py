@@ -7,6 +7,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 CALLS = Counter("sundial_gateway_calls_total", "Closed calls.", ["family", "outcome", "evidence"])
 REFUSALS = Counter("sundial_gateway_refusals_total", "Requests that were refused, by code.", ["code"])
+FORWARDED = Counter(
+    "sundial_gateway_forwarded_total", "Requests that were passed on unmetered, by the path that is listed.", ["path"]
+)
 TOKENS = Counter("gen_ai_client_token_usage_total", "Tokens booked.", ["gen_ai_token_type"])
 DURATION = Histogram(
     "gen_ai_server_request_duration_seconds",
@@ -26,5 +29,20 @@ UNSETTLED = Gauge("sundial_gateway_unsettled", "Closed calls that Redis has not 
 READY = Gauge("sundial_gateway_ready", "1 while calls can begin.")
 REDIS_COMMANDS = Gauge("sundial_gateway_redis_commands", "Commands sent to Redis since the start.")
 RESENT = Gauge("sundial_gateway_upstream_resent", "Requests sent again because a kept connection had died.")
+RECOUNT_ERROR = Histogram(
+    "sundial_gateway_recount_error_ratio",
+    "Relative error of a recount by tokenizer against the provider's own usage, of a sample of calls that have one: "
+    "0.01 is 1 % too many. OpenAI's hidden thought, which no text shows, is left out.",
+    ["direction"],
+    buckets=(
+        *(-0.5, -0.25, -0.1, -0.05, -0.02, -0.01, -0.005, -0.001),
+        *(0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5),
+    ),
+)
+RECOUNTS_SKIPPED = Counter(
+    "sundial_gateway_recounts_skipped_total",
+    "Calls of that sample that were not counted: busy (too many waited), large (too much text), failed.",
+    ["reason"],
+)
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")

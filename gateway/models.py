@@ -1,4 +1,5 @@
-"""`GET /v1/models`: the upstream's list, less what this key's plan does not allow or no price is known of, with prices.
+"""`GET /v1/models`, all or one: the upstream's list, less what the key's plan does not allow or no price is known of,
+with prices.
 
 LibreChat asks for it with every page, uncached, and gives up after five seconds; it is never refused for lack of
 credit. Entries carry `pricing` (US dollars per token, as strings) and `context_length`, which LibreChat shows.
@@ -8,13 +9,14 @@ import asyncio
 import time
 from fnmatch import fnmatchcase
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from gateway.gate import GATE, Gate
-from gateway.identity import find_key, identify
+from gateway.identity import credential, find_key, identify
 from gateway.refusals import Refusal
 from gateway.upstream import Upstream
 from gateway.upstream_connection import UpstreamError
@@ -92,26 +94,39 @@ class _Body:
 
 async def models(request: web.Request) -> web.Response:
     """The models that this caller may use."""
+    entries = await _offered(request)
+    return web.Response(body=msgspec.json.encode({"object": "list", "data": entries}), content_type="application/json")
+
+
+async def model(request: web.Request) -> web.Response:
+    """One of them. Its name is only looked up: nothing of this path goes upstream. Refusals: 404."""
+    name = unquote(request.raw_path.partition("?")[0].split("/models/", 1)[1])
+    for entry in await _offered(request):
+        if entry["id"] == name:
+            return web.Response(body=msgspec.json.encode(entry), content_type="application/json")
+    raise Refusal("unknown_model", model=name)
+
+
+async def _offered(request: web.Request) -> list[dict[str, Any]]:
     gate: Gate = request.app[GATE]
     if not gate.book.loaded:
         raise Refusal("not_ready")
-    key = find_key(request.headers.get("Authorization"), gate.book.keys, time.time())
+    key = find_key(credential(request.headers), gate.book.keys, time.time())
     # Titles, agents and the list itself may ask without a user: an unnamed caller sees the key's plan.
     plan_name = key.plan
     if "X-Sundial-User-Id" in request.headers or key.kind == "personal":
         caller = identify(key, request.headers)
         plan_name = gate.budget.plan_of(key.plan, caller.account_id)
     catalog = gate.book.catalog
-    entries = offered(await gate.models.get(), catalog, catalog.plans[plan_name])
-    return web.Response(body=msgspec.json.encode({"object": "list", "data": entries}), content_type="application/json")
+    return offered(await gate.models.get(), catalog, catalog.plans[plan_name])
 
 
 def offered(entries: list[dict[str, Any]], catalog: Catalog, plan: Plan) -> list[dict[str, Any]]:
-    """The entries that `plan` allows and the catalog prices, each with its price."""
+    """The entries that `plan` allows and the catalog prices, or admits without a price, each with what it costs."""
     found = []
     for entry in entries:
         name = entry["id"]
-        model = pricing.resolve(catalog.models, name)
+        model = pricing.resolve(catalog.models, name) or catalog.provisional
         if model is None or (plan.models and not any(fnmatchcase(name, pattern) for pattern in plan.models)):
             continue
         found.append({**entry, **_price_tag(model)})

@@ -15,13 +15,15 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway import budget, closing
-from gateway.admission import Call, admit, bound, permit, with_cap
+from gateway import budget, closing, counting
+from gateway.admission import Call, admit, admit_upload, permit, with_cap
+from gateway.bodies import Upload, read_body
+from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
-from gateway.families import BASE_PATH, Family
+from gateway.families import Family
 from gateway.gate import GATE, Gate
 from gateway.headers import to_upstream
-from gateway.identity import find_key, identify
+from gateway.identity import credential, find_key, identify
 from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
 from gateway.running import relay
@@ -30,10 +32,11 @@ from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
 from shared import events
 
-BODY_S_MAX: Final = 60.0
-"""Seconds in which a request's body must have come."""
 PRICINGS_MAX: Final = 3
 """Attempts to reserve: with the key's plan, with the account's, with the input counted exactly."""
+
+COUNTABLE: Final = ("text", "input")
+"""Families (by what they are sold by) whose input is what a call may cost less for than it was estimated at."""
 
 log = structlog.get_logger()
 
@@ -51,7 +54,7 @@ async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
     started_at_us, started_s = gate.now_us(), asyncio.get_running_loop().time()
     if gate.unfit:
         raise Refusal("not_ready")
-    key = find_key(request.headers.get("Authorization"), gate.book.keys, time.time())
+    key = find_key(credential(request.headers), gate.book.keys, time.time())
     caller = identify(key, request.headers)
     catalog = gate.book.catalog
     plan = catalog.plans.get(gate.budget.plan_of(key.plan, caller.account_id))
@@ -59,21 +62,12 @@ async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
         raise Refusal("not_ready")  # a key that is ahead of this catalog
     event_id = gate.new_event_id()
     request["call_id"] = str(event_id)
+    if family.body == "multipart":
+        upload = Upload(request, gate.settings.body_bytes_max)
+        await upload.read_until_known(whole=family.sold == "images")
+        return admit_upload(event_id, caller, family, upload, plan, catalog, started_at_us, started_s)
     body = await read_body(request, gate.settings.body_bytes_max)
     return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
-
-
-async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The request's body. Refusals: 408, 413, 415."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal("unsupported_encoding")
-    try:
-        async with asyncio.timeout(BODY_S_MAX):
-            return await request.read()
-    except TimeoutError:
-        raise Refusal("body_timeout", limit_s=int(BODY_S_MAX)) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise Refusal("body_too_large", limit_mb=bytes_max // (1024 * 1024)) from None
 
 
 @asynccontextmanager
@@ -112,10 +106,10 @@ async def _hold(gate: Gate, call: Call) -> Hold:
             call = call.repriced(permit(call.ask, plan, catalog), call.input_tokens)
         except ExhaustedError as short:
             # Nobody is refused on an estimate: count the input exactly before the answer is no.
-            if exact:
+            if exact or call.family.sold not in COUNTABLE:
                 raise budget.exhausted(short, gate.settings.credits_url, gate.settings.language) from short
             exact = True
-            tokens = await closing.count_prompt_exactly(gate, call)
+            tokens = await counting.count_prompt_exactly(gate, call)
             if tokens >= call.input_tokens:
                 raise budget.exhausted(short, gate.settings.credits_url, gate.settings.language) from short
             call = call.repriced(call.rates, tokens)
@@ -126,10 +120,12 @@ async def _hold(gate: Gate, call: Call) -> Hold:
 async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[Answer]:
     """The upstream's answer, its head. Refusals: 502, 504."""
     call = hold.call
-    body = with_cap(call.rates, call.body, hold.output_tokens // call.ask.choices) if hold.capped else call.body
+    body, limits = call.body, call.family.limits
+    if hold.capped and limits:
+        body = with_cap(call.rates, body, hold.output_tokens // call.ask.choices, limits)
     headers = to_upstream(request, call)
     try:
-        async with gate.upstream.send(call.family.method, call.family.path, headers, body) as answer:
+        async with gate.upstream.send(call.family.method, call.family.path, headers, body, call.upload) as answer:
             yield answer
     except UpstreamError as error:
         # Only from before the head: later breaks are the relay's. Nothing was sent, or it came to nothing: void. Sent
@@ -143,8 +139,3 @@ async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[An
         if not hold.closing:
             closing.unanswered(gate, hold, "drained" if gate.cutting else "client_gone")
         raise
-
-
-def route(family: Family) -> tuple[str, str]:
-    """Method and path under which clients call a family."""
-    return family.method, BASE_PATH + family.path

@@ -28,6 +28,10 @@ class PlainTap:
         self.finish_reason = ""
         self.usage_raw: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
+        self.images = 0
+        """Images in the answer, and what they are, where it says so."""
+        self.quality = ""
+        self.size = ""
 
     def feed(self, data: bytes) -> bytes:
         """The bytes to forward now; empty while all is held."""
@@ -48,6 +52,7 @@ class PlainTap:
         answer = read_answer(self._family, self.body)
         self.model, self.service_tier, self.finish_reason = answer.model, answer.service_tier, answer.finish_reason
         self.usage_raw, self.error = answer.usage_raw, answer.error
+        self.images, self.quality, self.size = answer.images, answer.quality, answer.size
         return b""
 
     def release(self) -> bytes:

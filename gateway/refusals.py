@@ -104,6 +104,18 @@ TABLE: Final[dict[str, _Row]] = {
         "O campo {field} do pedido não é válido: {reason}",
         "The field {field} of the request is not valid: {reason}",
     ),
+    "invalid_multipart": _Row(
+        400,
+        "invalid_request_error",
+        "O corpo do pedido não é um formulário multipart/form-data válido: {reason}",
+        "The body of the request is not a valid multipart/form-data form: {reason}",
+    ),
+    "unknown_model": _Row(
+        404,
+        "invalid_request_error",
+        "O modelo {model} não existe ou não está disponível para esta chave.",
+        "The model {model} does not exist, or is not available to this key.",
+    ),
     "unsupported_encoding": _Row(
         415,
         "invalid_request_error",
@@ -172,6 +184,21 @@ TABLE: Final[dict[str, _Row]] = {
 }
 
 
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+"""Status → type of the error; any other is an `api_error`."""
+
+
 class _Text(dict[str, Any]):
     """Facts made safe for a sentence: no braces, no line breaks, short."""
 
@@ -197,7 +224,13 @@ def body(code: str, message: str) -> bytes:
     return msgspec.json.encode({"error": error})
 
 
-def response(refusal: Refusal, language: str, call_id: str = "") -> web.Response:
+def anthropic_body(code: str, message: str) -> bytes:
+    """The error object, as Anthropic's clients read it; the code stands beside what they know."""
+    kind = _ANTHROPIC_TYPES.get(TABLE[code].status, "api_error")
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message, "code": code}})
+
+
+def response(refusal: Refusal, language: str, call_id: str = "", *, anthropic: bool = False) -> web.Response:
     """The refusal as an HTTP answer."""
     row = TABLE[refusal.code]
     headers = {} if row.retry else {"x-should-retry": "false"}
@@ -206,6 +239,7 @@ def response(refusal: Refusal, language: str, call_id: str = "") -> web.Response
     if call_id:
         headers["x-sundial-call-id"] = call_id
     message = sentence(refusal.code, language, **refusal.facts)
+    shape = anthropic_body if anthropic else body
     return web.Response(
-        status=row.status, body=body(refusal.code, message), content_type="application/json", headers=headers
+        status=row.status, body=shape(refusal.code, message), content_type="application/json", headers=headers
     )

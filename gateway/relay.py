@@ -11,8 +11,9 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway.headers import to_client
 from gateway.upstream import Answer
-from gateway.upstream_connection import UpstreamError
+from gateway.upstream_connection import Head, UpstreamError
 
 KEEPALIVE: Final = b": keep-alive\n\n"
 LOOK_BYTES: Final = 16 * 1024
@@ -32,6 +33,27 @@ class Tap(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
     def release(self) -> bytes: ...
+
+
+async def open_answer(
+    request: web.Request, head: Head, call_id: str, *, grows: bool = False, bodiless: bool = False
+) -> tuple[web.StreamResponse, AbstractStreamWriter, bool]:
+    """Send the head of an answer on. Returns the answer, its writer, and whether its body is framed in chunks.
+
+    The upstream's length is told where it gives one, unless the body `grows` on the way.
+    """
+    response = web.StreamResponse(status=head.status, headers=to_client(head, call_id))
+    length = b"" if grows else head.get(b"content-length")
+    chunked = not length.isdigit() and request.version >= (1, 1) and not bodiless
+    if length.isdigit():
+        response.content_length = int(length)
+    elif chunked:
+        response.enable_chunked_encoding()
+    elif not bodiless:
+        response.force_close()
+    writer = await response.prepare(request)
+    assert writer is not None
+    return response, writer, chunked
 
 
 class Relay:

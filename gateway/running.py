@@ -18,18 +18,21 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway import closing, farewell
+from gateway import closing, counting, farewell
+from gateway.admission import Call
+from gateway.binary_tap import BinaryTap
 from gateway.budget import Hold
 from gateway.gate import Gate
-from gateway.headers import to_client
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
-from gateway.relay import KEEPALIVE, Relay
-from gateway.settlement import Counted, Facts
+from gateway.relay import KEEPALIVE, Relay, open_answer
+from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
+from gateway.stream_place import Place
 from gateway.upstream import Answer
 from shared.usage import Outcome, Usage
+from shared.usage_rules import upstream_cost_nano
 
 END_S_MAX: Final = 0.25
 """Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
@@ -42,24 +45,13 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
     """Forward the answer and close the call. Returns when the client has all of it."""
     head = answer.head
     streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
-    response = web.StreamResponse(status=head.status, headers=to_client(head, str(hold.call.event_id)))
-    length = b"" if streams else head.get(b"content-length")
-    chunked = not length.isdigit() and request.version >= (1, 1)
-    if length.isdigit():
-        response.content_length = int(length)
-    elif chunked:
-        response.enable_chunked_encoding()
-    else:
-        response.force_close()
-    writer = await response.prepare(request)
-    assert writer is not None
-
-    family = hold.call.family.name
-    tap = SseTap(family, hold.call.strip_usage) if streams else PlainTap(family)
+    response, writer, chunked = await open_answer(request, head, str(hold.call.event_id), grows=streams)
+    tap = _tap(hold.call, streams=streams, failed=head.status >= 400)
     running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
     try:
         if await running.carry():
             await response.write_eof()
+            running.offer_recount()
     except BaseException as error:
         # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
         if isinstance(error, asyncio.CancelledError):
@@ -68,6 +60,13 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
             running.abandon("lost")
         raise
     return response
+
+
+def _tap(call: Call, *, streams: bool, failed: bool) -> SseTap | PlainTap:
+    """Who watches the answer: of events, of sound that passes as it comes, of anything else."""
+    if streams:
+        return SseTap(call.family.name, call.strip_usage)
+    return BinaryTap(call.family.name) if call.family.sold == "speech" and not failed else PlainTap(call.family.name)
 
 
 class Running:
@@ -88,7 +87,11 @@ class Running:
         self._tap = tap
         self._relay = relay
         self._writer = writer
-        self._transcript = Transcript(hold.call.family.name) if isinstance(tap, SseTap) else None
+        streams = isinstance(tap, SseTap) and hold.call.family.sold == "text"
+        self._transcript = Transcript(hold.call.family.name) if streams else None
+        self._place = Place(hold.call.family.name)
+        self._complete: Counted | None = None
+        """What was booked, of an answer that came to its end."""
 
     async def carry(self) -> bool:
         """Relay to the end and close the call. True: the client may be given a clean end."""
@@ -99,7 +102,7 @@ class Running:
             if self._answer.status >= 400:
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
-                await self._close("upstream_error" if self._tap.error else outcome)
+                self._complete = await self._close("upstream_error" if self._tap.error else outcome)
             self._relay.write(self._tap.release())
             return True
         self._answer.stop()
@@ -109,6 +112,11 @@ class Running:
             return True
         self._relay.cut()
         return False
+
+    def offer_recount(self) -> None:
+        """The call is closed and the client has everything: let it be counted once more, if it is one of the sample."""
+        if self._complete is not None:
+            self._gate.shadow.offer(self._hold.call, self._tap, self._transcript, self._complete)
 
     def abandon(self, outcome: Outcome) -> None:
         """End at once, from wherever the call is; what came is counted and booked by a task of its own."""
@@ -139,7 +147,7 @@ class Running:
             if relay.silence_s >= settings.idle_timeout_s:
                 return "timeout"
             if isinstance(tap, SseTap):
-                if await self._look(tap):
+                if self._transcript is not None and await self._look(tap, self._transcript):
                     return "exhausted"
                 if relay.silence_s >= settings.keepalive_s and tap.at_boundary:
                     relay.write(KEEPALIVE)
@@ -150,13 +158,11 @@ class Running:
         tap = self._tap
         return isinstance(tap, PlainTap) or bool(tap.done or tap.finish_reason or tap.error)
 
-    async def _look(self, tap: SseTap) -> bool:
+    async def _look(self, tap: SseTap, transcript: Transcript) -> bool:
         """Compare what has streamed with the hold, and extend it in time. True: no credit is left, end the stream."""
         hold, call = self._hold, self._hold.call
-        if not hold.exhausted and (raw := tap.take_raw()):
-            assert self._transcript is not None
-            self._transcript.add(raw)
-            output = self._transcript.estimate()
+        if not hold.exhausted and self._take(tap, transcript):
+            output = transcript.estimate()
             # An event holds a token or more, and the estimate is rarely above twice the truth.
             likely = min(output, max(tap.events, output // 2))
             hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
@@ -168,12 +174,19 @@ class Running:
                 granted = await self._gate.budget.extend(hold, more_mc)
                 if not granted and output >= hold.output_tokens:
                     # Nobody is stopped on an estimate either.
-                    exact = await closing.count_output(self._gate, call, self._transcript)
+                    exact = await counting.count_output(self._gate, call, transcript)
                     hold.exhausted = exact >= hold.output_tokens
         if not hold.exhausted:
             return False
         self._relay.ending = tap.at_boundary  # never end inside an event
         return tap.at_boundary
+
+    def _take(self, tap: SseTap, transcript: Transcript) -> bool:
+        """Read what has come since the last time; False: nothing has."""
+        raw = tap.take_raw()
+        transcript.add(raw)
+        self._place.see(raw)
+        return bool(raw)
 
     def _estimated(self, output: int) -> Counted:
         return Counted(Usage(input=self._hold.call.input_tokens, output=output), "checkpoint", ("estimated",))
@@ -183,18 +196,21 @@ class Running:
     async def _close(self, outcome: Outcome) -> Counted:
         """Count, write the S record, settle. Waits only where there is no usage and the text must be counted."""
         self._hold.closing = True
-        counted = closing.reported(self._hold.call, self._tap)
+        facts = self._facts(outcome)
+        counted = counting.told(self._gate, self._hold.call, self._tap, facts)
         if counted is None:
+            if isinstance(self._tap, SseTap) and self._transcript is not None:
+                self._take(self._tap, self._transcript)
             # Shielded: a client that leaves while its text is being counted is charged all the same.
-            recount = closing.recount(self._gate, self._hold.call, self._tap, self._transcript)
-            booked = self._gate.spawn(self._book(recount, outcome))
+            recount = counting.recount(self._gate, self._hold.call, self._tap, self._transcript)
+            booked = self._gate.spawn(self._book(recount, facts))
             return await asyncio.shield(booked)
-        closing.book(self._gate, self._hold, counted, self._facts(outcome))
+        closing.book(self._gate, self._hold, counted, facts)
         return counted
 
-    async def _book(self, recount: Awaitable[Counted], outcome: Outcome) -> Counted:
+    async def _book(self, recount: Awaitable[Counted], facts: Facts) -> Counted:
         counted = await recount
-        closing.book(self._gate, self._hold, counted, self._facts(outcome))
+        closing.book(self._gate, self._hold, counted, facts)
         return counted
 
     def _facts(self, outcome: Outcome) -> Facts:
@@ -204,20 +220,26 @@ class Running:
             outcome=outcome,
             status=head.status,
             model=head.get(b"x-litellm-model-name").decode("utf-8", "replace") or tap.model,
-            service_tier=tap.service_tier,
+            service_tier=served_tier(tap.service_tier, tap.usage_raw, self._hold.call.ask.service_tier),
             upstream_call_id=head.get(b"x-litellm-call-id").decode("utf-8", "replace"),
-            upstream_cost_nano=closing.upstream_cost_nano(tap.usage_raw),
+            upstream_cost_nano=upstream_cost_nano(tap.usage_raw)
+            or upstream_cost_nano({"cost": head.get(b"x-litellm-response-cost").decode("utf-8", "replace")}),
             first_byte_us=int((first_byte_s - started_s) * 1_000_000) if first_byte_s else 0,
         )
 
     def _farewell(self, usage: Usage) -> bytes:
-        call, settings = self._hold.call, self._gate.settings
+        call, settings, place = self._hold.call, self._gate.settings, self._place
         link = f" {settings.credits_url}" if settings.credits_url else ""
-        text = sentence("credit_ended", settings.language, link=link)
-        return farewell.chat(
-            model=self._tap.model or call.ask.model,
-            chunk_id=f"chatcmpl-{call.event_id}",
-            created=call.started_at_us // 1_000_000,
-            text=f"\n\n{text}",
-            usage=usage if call.ask.usage_asked else None,
-        )
+        text = "\n\n" + sentence("credit_ended", settings.language, link=link)
+        model, created = self._tap.model or call.ask.model, call.started_at_us // 1_000_000
+        match call.family.name:
+            case "responses":
+                written = self._transcript.text_of(place.index, place.part) if self._transcript is not None else ""
+                return farewell.responses(place, call.event_id.hex, model, created, text, written, usage)
+            case "messages":
+                return farewell.messages(place, text, usage)
+            case name:
+                last = farewell.completions if name == "completions" else farewell.chat
+                chunk_id = f"{'cmpl' if name == 'completions' else 'chatcmpl'}-{call.event_id}"
+                asked = usage if call.ask.usage_asked else None
+                return last(model, chunk_id, created, text, asked, call.ask.choices)

@@ -1,6 +1,7 @@
 """From what a call did to the usage event that is booked. Pure: usage and outcome in, money out."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -8,6 +9,7 @@ from gateway.admission import Call
 from shared import pricing
 from shared.events import UsageEvent
 from shared.ids import EXTERNAL_ID_LENGTH_MAX
+from shared.pricing import PricedModel
 from shared.projection import Catalog
 from shared.usage import Evidence, Outcome, Usage
 
@@ -21,6 +23,8 @@ class Counted(msgspec.Struct, frozen=True):
     usage: Usage
     evidence: Evidence
     flags: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    """Under which the price is looked up before the answering model's: of an image of one quality and size."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,17 +48,21 @@ def usage_event(
 ) -> UsageEvent:
     """The event of `call`, priced by the model that answered.
 
-    Cases: the answering model has a price; only the model asked for has one (flag `answer_unpriced`); the rate table
-    cannot express this usage (flag `unpriced`: charged for the rest until it is corrected). `catalog` may be newer than
-    the one that the call was admitted with: the event names the version of the price that it was priced with.
+    Cases: the answering model has a price; only the model asked for has one (flag `answer_unpriced`); neither has one
+    (flag `provisional`, and no name that it is priced as); the rate table cannot express this usage (flag `unpriced`:
+    charged for the rest until it is corrected). `catalog` may be newer than the one that the call was admitted with:
+    the event names the version of the price that it was priced with.
     """
     flags = counted.flags
     rates = call.rates
-    answered = pricing.resolve(catalog.models, facts.model) if facts.model else None
+    answered = _answered(catalog, counted, facts)
     price_version = catalog.price_version
     if answered is None:
-        flags = (*flags, "answer_unpriced") if facts.model else flags
         answered, price_version = rates.model, rates.price_version
+        if answered == catalog.provisional:
+            flags = flags if counted.evidence == "none" else (*flags, "provisional")
+        elif facts.model:
+            flags = (*flags, "answer_unpriced")
     # The tier that the answer names counts. Where it names none, the one asked for may not have been served: it counts
     # only where it is dearer, so that nobody can ask for a discount.
     tiers = (facts.service_tier,) if facts.service_tier else dict.fromkeys(("", call.ask.service_tier))
@@ -93,6 +101,36 @@ def usage_event(
         directory_id=caller.key.directory_id if caller.external_id else None,
         external_id=caller.external_id[:EXTERNAL_ID_LENGTH_MAX],
     )
+
+
+def served_tier(told: str, usage_raw: Mapping[str, Any] | None, asked: str) -> str:
+    """The tier that a call was served at, with the uplifts that Anthropic puts into its usage: how fast, and where.
+
+    What the usage does not say was served as it was asked for. Empty: the answer says nothing at all.
+    """
+    raw = usage_raw or {}
+    uplifts = asked.partition("@")[2].split(",")
+    served = []
+    for field, name in (("speed", "fast"), ("inference_geo", "us")):
+        value = raw.get(field)
+        if value == name or (value is None and name in uplifts):
+            served.append(name)
+    return f"{told}@{','.join(served)}" if served else told
+
+
+def is_priced(call: Call, catalog: Catalog, counted: Counted, facts: Facts) -> bool:
+    """Whether model and card have a price for all of it."""
+    model = _answered(catalog, counted, facts) or call.rates.model
+    return pricing.charge(counted.usage, model, call.rates.card, facts.service_tier).priced
+
+
+def _answered(catalog: Catalog, counted: Counted, facts: Facts) -> PricedModel | None:
+    """The model whose price counts, where it has one."""
+    for name in (*counted.names, facts.model):
+        found = pricing.resolve(catalog.models, name) if name else None
+        if found is not None:
+            return found
+    return None
 
 
 def _tidy(text: str) -> str:

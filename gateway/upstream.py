@@ -2,12 +2,14 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.upstream_connection import Head, Sink, UpstreamConnection, UpstreamError
+
+T = TypeVar("T")
 
 CONNECT_S_MAX: Final = 5.0
 IDLE_CONNECTIONS_MAX: Final = 256
@@ -29,6 +31,17 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 """Headers of one connection (RFC 9110, 7.6.1): never passed on in either direction."""
+
+
+class Source(Protocol):
+    """A body that is still on its way from the client."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body; None where nobody knows."""
+
+    def rest(self) -> AsyncIterator[bytes]:
+        """What has not been read of it yet, as it comes."""
 
 
 class Answer:
@@ -73,18 +86,27 @@ class Upstream:
 
     @asynccontextmanager
     async def send(
-        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        source: Source | None = None,
     ) -> AsyncIterator[Answer]:
-        """Send one request below the base URL and wait for the answer's head.
+        """Send one request below the base URL and wait for the answer's head. `source` has the body's rest, if any.
 
         Raises UpstreamError: `upstream_refused` and `upstream_unreachable` (nothing was sent), `upstream_reset`,
-        `upstream_protocol`, `upstream_timeout` (it may have been seen).
+        `upstream_protocol`, `upstream_timeout` (it may have been seen); and whatever `source` raises.
         """
-        request = self._head(method, path, headers, len(body))
-        connection = self._take_idle() or await self._connect()
+        request = self._head(method, path, headers, len(body) if source is None else source.length)
+        # What streams cannot be sent a second time: it goes on a connection that cannot have died unnoticed.
+        connection = (self._take_idle() if source is None else None) or await self._connect()
         try:
             try:
-                head = await self._exchange(connection, request, body)
+                if source is None:
+                    head = await self._exchange(connection, request, body)
+                else:
+                    head = await self._exchange_stream(connection, request, body, source)
             except UpstreamError as error:
                 # Two cases of `upstream_reset`: a kept connection that the upstream had closed in the meantime (no
                 # byte came back: once more, on a new connection), and a connection that broke under this request.
@@ -103,21 +125,56 @@ class Upstream:
         self._idle.clear()
 
     async def _exchange(self, connection: UpstreamConnection, request: bytes, body: bytes) -> Head:
+        return await self._in_time(connection, connection.request(request, body))
+
+    async def _in_time(self, connection: UpstreamConnection, waiting: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
-                return await connection.request(request, body)
+                return await waiting
         except TimeoutError:
             connection.abort()
             raise UpstreamError(
                 "upstream_timeout", f"no answer within {self._first_byte_timeout_s:g} s", sent=True
             ) from None
 
-    def _head(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], length: int) -> bytes:
+    async def _exchange_stream(
+        self, connection: UpstreamConnection, request: bytes, begun: bytes, source: Source
+    ) -> Head:
+        """Two ends of an upload: the body is through and the head awaited, or an answer comes before (a refusal, as a
+        rule), and the rest is not sent."""
+        chunked = source.length is None
+        head = connection.request(request, _framed(begun) if chunked else begun)
+        connection.body_sent = False
+        pump = asyncio.ensure_future(self._pump(connection, source, chunked=chunked))
+        try:
+            await asyncio.wait((head, pump), return_when=asyncio.FIRST_COMPLETED)
+            if head.done():
+                return head.result()
+            pump.result()  # raises what became of the client or of the upstream
+            return await self._in_time(connection, head)
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            if not pump.done():
+                pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+    async def _pump(self, connection: UpstreamConnection, source: Source, *, chunked: bool) -> None:
+        async for data in source.rest():
+            await self._in_time(connection, connection.write(_framed(data) if chunked else data))
+        if chunked:
+            await connection.write(b"0\r\n\r\n")
+        connection.body_sent = True
+
+    def _head(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
         lines = [f"{method} {self._path}{path} HTTP/1.1".encode(), b"host: " + self._host_line]
         if self._authorization:
             lines.append(b"authorization: " + self._authorization)
         lines.extend(name + b": " + value for name, value in headers)
-        if length or method != "GET":
+        if length is None:
+            lines.append(b"transfer-encoding: chunked")
+        elif length or method != "GET":
             lines.append(b"content-length: %d" % length)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -150,3 +207,8 @@ class Upstream:
             self._idle.append(connection)
         else:
             connection.abort()
+
+
+def _framed(data: bytes) -> bytes:
+    """One chunk of a body without a length; none is none, for an empty one would be the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""

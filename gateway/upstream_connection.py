@@ -74,7 +74,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._failure: UpstreamError | None = None
         self._reading_paused = False
+        self._writing_paused = False
         self._drained: asyncio.Future[None] | None = None
+        self.body_sent = True
+        """Whether the request's body has been written whole: else the connection cannot be used again."""
         self.closed = False
         self.answered = False
         """Whether any byte of the present answer has come."""
@@ -89,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._head_done is None, "one request at a time"
         self.calls += 1
         self.answered = self._complete = False
+        self.body_sent = True
         self._failure = None
         self._head, self._head_bytes, self._waited_bytes = Head(), 0, 0
         self._early, self._early_bytes = [], 0
@@ -103,6 +107,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
         return self._head_done
+
+    async def write(self, data: bytes) -> None:
+        """Further bytes of the present request's body. Waits while the upstream does not take them.
+
+        Raises UpstreamError once the connection is broken.
+        """
+        if self.closed or self._transport is None:
+            raise self._failure or UpstreamError("upstream_reset", "the connection was closed", sent=True)
+        self._transport.write(data)
+        if self._writing_paused:
+            self._drained = self._loop.create_future()
+            await self._drained
 
     def listen(self, sink: Sink) -> None:
         """Give the answer's body to `sink`, beginning with what has come already."""
@@ -131,7 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Done with this answer: an intact connection is used again, any other is closed."""
         self._sink = None
         self._head_done = None
-        if self._complete and self._head.keep_alive and not self.closed:
+        if self._complete and self._head.keep_alive and self.body_sent and not self.closed:
             self.resume_reading()
             self.idle_since = self._loop.time()
             self._on_free(self)
@@ -175,7 +191,16 @@ class UpstreamConnection(asyncio.Protocol):
             self.on_message_complete()
         return False
 
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.resume_writing()
         was_closed, self.closed = self.closed, True
         if not was_closed and not self._complete:
             self._fail(

@@ -209,7 +209,7 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
     charge(account, posting.rows, transfer, charge_mc, now_us)
     if charged is None:
         posting.rows.unpriced.append((event.account_id, event.event_id, account.shard))
-    elif event.upstream_cost_nano:
+    elif event.upstream_cost_nano and event.evidence == "provider":
         posting.costs.append((cost_nano, event.upstream_cost_nano, event.usage))
     usage = event.usage
     posting.rows.usage_events.append(

@@ -144,6 +144,8 @@ class GatewaySettings(_Settings):
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the calls with usage that are counted by tokenizer too, to know how far it is off."""
+    forwarded_paths: str = ""
+    """Paths below the base URL that are passed on unmetered: `GET /files, POST /files, /vector_stores/*`."""
     unpriced: Literal["refuse", "provisional"] = "refuse"
     """What becomes of a call of a model without a price. `provisional`: it is charged the price below, flagged, and
     corrected when a price comes."""

@@ -28,13 +28,15 @@ async def read(db: Any, event_id: UUID, account_id: UUID | None) -> dict[str, An
         raise NegativeError(f"no usage event {event_id} is booked. The answer's header X-Sundial-Call-Id has the id.")
     draws = await db.fetch(sql["draws_of_transfer"], event["account_id"], event_id)
     corrections = await db.fetch(sql["corrections_of_event"], event["account_id"], event_id)
-    priced = await db.fetchrow(sql["priced_by"], event["price_version"], event["priced_as"], event["card"])
+    price = next((entry for entry in corrections if entry["price_version"] is not None), event)
+    priced = await db.fetchrow(sql["priced_by"], price["price_version"], price["priced_as"], event["card"])
     return receipt(event, draws, corrections, priced)
 
 
 def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, Any]:
     """`lines` are the kinds that were billed; `recomputed` is what they come to, rounded once, or None where the event
-    has no rates (then its charge is the gateway's)."""
+    has no rates (then its charge is the gateway's). Where a price has come since, both are by that price, and `due`,
+    the charge with its price correction, is what they must come to."""
     usage = msgspec.json.decode(event["usage"], type=Usage)
     lines: list[Line] = []
     recomputed = None
@@ -54,6 +56,7 @@ def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, 
         "flags": list(event["flags"]),
         "usage": msgspec.to_builtins(usage),
         "charge": event["charge_mc"],
+        "due": event["charge_mc"] - sum(row["amount_mc"] for row in corrections if row["price_version"] is not None),
         "recomputed": recomputed,
         "gateway_charge": event["gateway_charge_mc"],
         "provider_cost_nano": event["cost_nano"],
@@ -81,6 +84,10 @@ def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, 
                 "amount": entry["amount_mc"],
                 "memo": entry["memo"],
                 "recorded_at": entry["recorded_at"],
+                "price_version": entry["price_version"],
+                "priced_as": entry["priced_as"],
+                "charge": entry["charge_mc"],
+                "provider_cost_nano": entry["cost_nano"],
             }
             for entry in corrections
         ],
@@ -114,7 +121,7 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
                 (say("account"), f"{page['external_id']} · {page['directory']}"),
                 (say("when"), f"{say.moment(page['started_at'].astimezone(zone))} · {say.count(round(elapsed_ms))} ms"),
                 (say("model"), f"{model} · {page['family']}"),
-                (say("prices"), f"{page['price_version']} · {page['price_source'] or '?'} · {page['priced_as']}"),
+                (say("prices"), _prices(page)),
                 (say("card"), page["card"]),
                 (say("evidence"), say(f"evidence.{page['evidence']}")),
                 (say("outcome"), " · ".join((say(f"outcome.{page['outcome']}"), *page["flags"]))),
@@ -137,7 +144,7 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
     shown.append(output.table("", columns, rows, numbers=columns[1:]))
     total = f"{say('total')}: {say.credits(page['charge'])} {say('credits')} · {say.usd(page['provider_cost_nano'])}"
     shown.append(Text(total, style="bold"))
-    if page["recomputed"] not in (None, page["charge"]):
+    if page["recomputed"] not in (None, page["due"]):
         shown.append(Text(say("differs").format(amount=say.credits(page["recomputed"])), style="bold red"))
     paid = [
         (say(f"kind.{draw['kind']}"), say.moment(draw["granted_at"].astimezone(zone)), say.credits(draw["amount"]))
@@ -150,4 +157,13 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
     for entry in page["corrections"]:
         kind = say(f"kind.{entry['kind']}")
         shown.append(Text(f"{kind}: {say.credits(entry['amount'], signed=True)} · {entry['memo']}", style="yellow"))
+        if entry["price_version"] is not None:
+            due = f"{say.credits(page['due'])} {say('credits')} · {say.usd(entry['provider_cost_nano'])}"
+            shown.append(Text(f"{say('corrected')}: {due}", style="bold"))
     return shown
+
+
+def _prices(page: dict[str, Any]) -> str:
+    """The price version that the lines are by, and the model whose price it is."""
+    price = next((entry for entry in page["corrections"] if entry["price_version"] is not None), page)
+    return f"{price['price_version']} · {page['price_source'] or '?'} · {price['priced_as'] or '?'}"

@@ -49,8 +49,15 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     closing: Position
     totals: Totals
     grades: Sequence[Grade]
+    corrected_cost_nano: int
+    """Provider cost, more or less, of the price corrections among its entries."""
     shown_after: int
     """Seq after which entries are listed."""
+
+    @property
+    def cost_nano(self) -> int:
+        """Provider cost of the month: of its usage, and what prices that came later made of earlier usage."""
+        return sum(grade.cost_nano for grade in self.grades) + self.corrected_cost_nano
 
     @property
     def entries_total(self) -> int:
@@ -94,6 +101,7 @@ async def read(db: Any, text: str, directory: str | None, month: str, timezone: 
         closing=closing,
         totals=totals,
         grades=await _grades(db, who, opening, closing),
+        corrected_cost_nano=await db.fetchval(sql["corrected_cost"], who, opening.seq, closing.seq),
         shown_after=first_shown(opening, closing, limit),
     )
 
@@ -155,5 +163,12 @@ def _entry(row: Any) -> dict[str, Any]:
             "provider_cost_nano": row["cost_nano"],
             "conversation": row["conversation"],
             "purpose": row["purpose"],
+        }
+    if row["corrects"] is not None:
+        entry |= {
+            "corrects": row["corrects"],
+            "price_version": row["price_version"],
+            "priced_as": row["priced_as"],
+            "provider_cost_nano": row["cost_difference_nano"],
         }
     return entry

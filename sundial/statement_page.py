@@ -28,7 +28,7 @@ def head(statement: Statement) -> dict[str, Any]:
         "from": statement.start,
         "to": statement.end,
         **{line: getattr(statement.totals, line) for line in LINES},
-        "provider_cost_nano": sum(grade.cost_nano for grade in statement.grades),
+        "provider_cost_nano": statement.cost_nano,
         "evidence": {
             grade.evidence: {
                 "events": grade.events,
@@ -94,6 +94,8 @@ def _summary(statement: Statement, say: Language) -> list[RenderableType]:
 def _row(entry: dict[str, Any], say: Language, zone: ZoneInfo) -> list[Any]:
     what = say(f"kind.{entry['kind']}")
     details, tokens = entry["memo"], ""
+    if "corrects" in entry:
+        details += " · " + say("corrects").format(event_id=entry["corrects"])
     if "event_id" in entry:
         details = entry["model"]
         if entry["outcome"] != "complete":
@@ -126,7 +128,7 @@ def _foot(statement: Statement, say: Language) -> list[RenderableType]:
         for grade in statement.grades
     ]
     columns = (say("evidence"), say("calls"), say("credits"), "%")
-    cost = say.usd(sum(grade.cost_nano for grade in statement.grades))
+    cost = say.usd(statement.cost_nano)
     return [
         output.table("", columns, rows, numbers=columns[1:]),
         Text(f"{say('cost')}: {cost}", style="dim"),

@@ -24,9 +24,12 @@ SINGLE: Final = frozenset({"model", "n", "size", "quality", "stream", "user", "r
 _NUMBERS: Final = ("n",)
 _FLAGS: Final = {"true": True, "false": False, "True": True, "False": False, "1": True, "0": False}
 
-_BOUNDARY: Final = re.compile(r'multipart/form-data\s*;\s*boundary=(?:"([^"\\]{1,70})"|([^\s";,]{1,70}))\s*', re.IGNORECASE)
+_BOUNDARY: Final = re.compile(
+    r'multipart/form-data\s*;\s*boundary=(?:"([^"\\]{1,70})"|([^\s";,]{1,70}))\s*', re.IGNORECASE
+)
 _DISPOSITION: Final = re.compile(
-    rb'form-data; ?name="([A-Za-z0-9_.\[\]-]{1,128})"(; ?filename="(?:[^"\\\r\n]|\\[\\"])*")?(; ?filename\*=[^;"\r\n]*)?;?',
+    rb'form-data; ?name="([A-Za-z0-9_.\[\]-]{1,128})"'
+    rb'(; ?filename="(?:[^"\\\r\n]|\\[\\"])*")?(; ?filename\*=[^;"\r\n]*)?;?',
     re.IGNORECASE,
 )
 _PLAIN_ENCODINGS: Final = (b"7bit", b"8bit", b"binary")

@@ -83,7 +83,6 @@ def _all_sized(models: Mapping[str, PricedModel], model: str) -> Iterator[Priced
         if found is None or name[found.end() :] not in ends:
             continue
         prefix = name[: found.start()]
-        if not prefix and (not slash or priced.provider == provider or name.endswith("/" + model)):
-            yield priced
-        elif slash and prefix == provider + "/" and name[found.end() :] == rest:
+        own = not prefix and (not slash or priced.provider == provider or name.endswith("/" + model))
+        if own or (slash and prefix == provider + "/" and name[found.end() :] == rest):
             yield priced

@@ -20,7 +20,10 @@ _MP3_KBPS: Final = {
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     0: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_AAC_RATES: Final = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
+_AAC_RATES: Final = (
+    *(96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000),
+    *(22_050, 16_000, 12_000, 11_025, 8_000, 7_350),
+)
 _AAC_FRAMES_MAX: Final = 2_000
 _CLUSTER: Final = b"\x1f\x43\xb6\x75"
 _WEBM_NS: Final = 1_000_000
@@ -166,9 +169,10 @@ def _mp3(clip: Clip) -> int:
     # A picture may stand before the sound: then the frames at the end tell the rate.
     data, at = (clip.head, skipped) if skipped < len(clip.head) - 4 else (clip.tail, 0)
     limit = min(len(data) - 4, at + 8 * 1024)
-    while at < limit and not (frame := _mp3_frame(data, at)):
+    frame = None
+    while at < limit and (frame := _mp3_frame(data, at)) is None:
         at += 1
-    if at >= limit:
+    if frame is None:
         return 0
     samples, rate, kbps = frame
     for mark in (b"Xing", b"Info"):
@@ -179,7 +183,7 @@ def _mp3(clip: Clip) -> int:
 
 
 def _mp3_frame(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """Samples, samples per second and kbit/s of the layer III frame that begins at `at`, if one does and one follows."""
+    """Samples, samples per second and kbit/s of the layer III frame at `at`, if there is one and another follows."""
     first, second, third = data[at : at + 3]
     version, layer, rate_index, kbps_index = second >> 3 & 3, second >> 1 & 3, third >> 2 & 3, third >> 4
     if first != 0xFF or second & 0xE0 != 0xE0 or version == 1 or layer != 1 or rate_index == 3 or kbps_index in (0, 15):

@@ -72,7 +72,7 @@ def messages(request: Request) -> Ask:
     thinking = request.get("thinking")
     thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
     budget = count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
-    uplifts = [name for name, asked in (("fast", request.get("speed")), ("us", request.get("inference_geo"))) if asked == name]
+    uplifts = [name for name, field in (("fast", "speed"), ("us", "inference_geo")) if request.get(field) == name]
     return Ask(
         model=model(request),
         stream=flag(request, "stream"),

@@ -69,6 +69,11 @@ class Answer:
         self.dropped = 0
         """Characters that were counted and not kept."""
 
+    def text_of(self, number: int, within: int) -> str:
+        """The text of a choice or item so far."""
+        part = self.parts.get(("text", number, within))
+        return part.text if part is not None else ""
+
     def take_event(self, event: Event) -> None:
         """One event of a stream, parsed."""
         if self.family == "responses":

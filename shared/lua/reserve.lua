@@ -11,6 +11,7 @@
 --   {'exhausted', spendable, balance}
 -- The amount held is `full` where the account could pay it four times over, else `slice`, else what is left, if that
 -- is at least `least`: a long answer never locks out the other calls of the same account, and no credit is stranded.
+-- A call that costs nothing (slice 0) is refused to nobody who is not blocked.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed'} end
 if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[8]) then return {'stream_full'} end
@@ -41,7 +42,7 @@ if known then return {'ok', tonumber(string.match(known, '^%d+')), spendable, ac
 local full, slice, least = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local amount
 if full > slice and spendable >= 4 * full then amount = full
-elseif spendable >= slice then amount = slice
+elseif spendable >= slice or slice == 0 then amount = slice
 elseif spendable >= least and spendable > 0 then amount = spendable
 elseif account[5] == 'enforce' then return {'exhausted', spendable, balance}
 else amount = slice end

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from sundial.commands import price_change
+from sundial.commands import price_change, price_differences
 from sundial.options import database_settings, output_options, run
 
 PRICES_FOR_PEOPLE = 40
@@ -23,6 +23,7 @@ def price() -> None:
       sundial price show openai/gpt-4o-mini
       sundial price import
       sundial price set my-model --input 0.15 --output 0.60
+      sundial price differences
     """
 
 
@@ -137,5 +138,10 @@ def show(model: str, number: int | None, as_json: bool) -> None:
         output.print_rich(*price_page.render(page))
 
 
-for change in (price_change.import_prices, price_change.set_price, price_change.unset):
-    price.add_command(change)
+for part in (
+    price_change.import_prices,
+    price_change.set_price,
+    price_change.unset,
+    price_differences.differences,
+):
+    price.add_command(part)

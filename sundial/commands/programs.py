@@ -13,8 +13,12 @@ from sundial.problems import NegativeError, UnreachableError, WrongUsageError
 @contextmanager
 def _border(program: str) -> Iterator[None]:
     """What may hinder a program's start, in one line each."""
+    from shared.settings import SettingsError
+
     try:
         yield
+    except SettingsError as error:
+        raise WrongUsageError(str(error)) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise WrongUsageError(

@@ -19,10 +19,12 @@ WHERE d.account_id = $1 AND d.transfer_id = $2
 ORDER BY g.priority, g.expires_at NULLS LAST, g.seq
 
 -- name: corrections_of_event --
-SELECT transfer_id, seq, kind, amount_mc, memo, recorded_at
-FROM transfers
-WHERE account_id = $1 AND link_id = $2
-ORDER BY seq
+SELECT t.transfer_id, t.seq, t.kind, t.amount_mc, t.memo, t.recorded_at, c.price_version, c.priced_as, c.charge_mc,
+       c.cost_nano
+FROM transfers t
+LEFT JOIN price_corrections c ON c.account_id = t.account_id AND c.transfer_id = t.transfer_id
+WHERE t.account_id = $1 AND t.link_id = $2
+ORDER BY t.seq
 
 -- name: priced_by --
 SELECT p.definition::text AS model, c.definition::text AS card, v.source, v.created_at

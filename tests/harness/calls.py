@@ -9,7 +9,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from gateway.admission import Ask, Bounds, Call, Rates
+from gateway.admission import Call
+from gateway.asks import Ask
+from gateway.bounds import Bounds, Rates
 from gateway.families import FAMILIES
 from gateway.identity import Caller, Labels
 from gateway.refusals import Refusal

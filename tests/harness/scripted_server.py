@@ -92,8 +92,8 @@ class ScriptedServer:
             async with asyncio.timeout(PATIENCE_S):
                 await script(peer)
                 await peer.gone()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client left, or the test is over
         except (TimeoutError, AssertionError) as error:
             self.failures.append(error)
         finally:

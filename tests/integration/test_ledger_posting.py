@@ -11,6 +11,7 @@ from meter import books
 from meter import database as connections
 from meter.ledger import PoisonedStreamError
 from meter.posting import DeadLetter
+from meter.queries import QUERIES
 from shared import ids
 from tests.harness.books import assert_books
 from tests.harness.messages import account_of, fresh_event_id, seen, used
@@ -130,9 +131,7 @@ async def test_nothing_is_put_away_if_everything_would_be(meter: Bench) -> None:
     assert await meter.pool.fetchval("SELECT count(*) FROM sundial.stream_positions") == 0
 
 
-@pytest.mark.parametrize(
-    "more", [{"status": 70_000}, {"upstream_cost_nano": 2**63}, {"hold_mc": -(2**63) - 1}]
-)
+@pytest.mark.parametrize("more", [{"status": 70_000}, {"upstream_cost_nano": 2**63}, {"hold_mc": -(2**63) - 1}])
 async def test_a_row_that_no_column_can_hold_is_a_data_fault(meter: Bench, more: dict[str, Any]) -> None:
     """What does not fit a column fails the whole batch, as a fault of the rows, and leaves nothing behind."""
     with pytest.raises(Exception) as caught:
@@ -180,8 +179,6 @@ async def test_statements_find_rows_by_index_as_tables_grow(meter: Bench, databa
             ("update_balances", [[account_of("ana")], [1], [1], [0]]),
             ("update_grant_balances", [[account_of("ana")], [account_of("ana")], [1]]),
         ):
-            from meter.queries import QUERIES
-
             plan = await connection.fetch("EXPLAIN " + QUERIES[name], *parameters)
             text = "\n".join(row[0] for row in plan)
             assert "Seq Scan" not in text, text

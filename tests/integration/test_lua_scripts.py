@@ -116,6 +116,7 @@ def test_what_the_credit_does_not_cover_is_refused_with_the_balance(ana: HoldScr
         (9, 250, 100, 10, None),
         (0, 250, 100, 10, None),
         (0, 0, 0, 0, 0),
+        (-5, 0, 0, 0, 0),
         (-5, 250, 100, 0, None),
         (1, 250, 100, 0, 1),
         (MC_MAX, MC_MAX // 4, 100, 10, MC_MAX // 4),
@@ -352,6 +353,18 @@ def test_a_hold_without_a_note_is_closed_at_nothing(ana: HoldScripts, amount: in
     assert len(ana.reported()) == 1
     assert ana.told(1_000, seq=1, posted="1") == 1
     assert settled(ana).waiting == {}
+
+
+def test_what_is_unposted_already_is_not_reported_by_its_expiry(ana: HoldScripts) -> None:
+    """A hold made again for an event that was settled: released, and nothing is counted or reported twice."""
+    ana.reserve(1)
+    ana.settle(1, 40)
+    ana.reserve(1, ttl_s=GONE)
+    ana.extend(1, 0, charge=70, ttl_s=GONE)
+    assert ana.expire(1)[0] == "expired"
+    state = settled(ana)
+    assert (state.held, state.unposted) == (0, 40)
+    assert len(ana.reported()) == 1
 
 
 def test_a_hold_that_was_heard_of_is_alive(ana: HoldScripts) -> None:

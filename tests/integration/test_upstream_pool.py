@@ -150,15 +150,15 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(said: bytes) -> AsyncIterator[tuple[Upstream, Watched]]:
+async def watched(said: bytes, timeout_s: float = 10.0) -> AsyncIterator[tuple[Upstream, Watched]]:
     script = Watched(said)
-    async with serving(script, timeout_s=0.5) as (upstream, _):
+    async with serving(script, timeout_s=timeout_s) as (upstream, _):
         yield upstream, script
 
 
 async def test_an_upstream_that_does_not_answer_is_left() -> None:
     """After the time for the first byte: `upstream_timeout`, and the connection is closed."""
-    async with watched(b"") as (upstream, script):
+    async with watched(b"", timeout_s=0.3) as (upstream, script):
         error = await failure(upstream)
         assert (error.code, error.sent) == ("upstream_timeout", True)
         await asyncio.wait_for(script.left.wait(), 5)

@@ -8,23 +8,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.admission import (
-    CHOICES_MAX,
+from gateway import asks
+from gateway.admission import admit, parse, permit, with_cap, with_usage
+from gateway.asks import Ask
+from gateway.asks.ask import CHOICES_MAX, MODEL_LENGTH_MAX, TOKENS_ASKED_MAX
+from gateway.bounds import (
     LEAST_TOKENS,
-    MODEL_LENGTH_MAX,
     PLAIN_SLICE_TOKENS,
-    TOKENS_ASKED_MAX,
     UNKNOWN_OUTPUT_TOKENS,
-    Ask,
     Rates,
-    admit,
     affordable_tokens,
     bound,
-    parse,
-    permit,
-    read,
-    with_cap,
-    with_usage,
 )
 from gateway.refusals import Refusal
 from shared import pricing
@@ -50,6 +44,10 @@ INCLUDE = b'"stream_options":{"include_usage":true},'
 
 def body(**fields: Any) -> bytes:
     return json.dumps({"model": "gpt-mini", "messages": []} | fields).encode()
+
+
+def read(request: dict[str, Any]) -> Ask:
+    return asks.read(CHAT, request)
 
 
 def usage_added(data: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The gateway's local file: what survives a death, a damaged disk, a full disk, and two heirs."""
 
+import fcntl
 import os
 import resource
 import signal
@@ -234,6 +235,30 @@ def test_a_segment_may_change_while_a_thread_syncs(tmp_path: Path, monkeypatch: 
     assert len(read(journal.folder)[0]) == 400
 
 
+def test_a_segment_that_is_being_synced_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop goes on to the next segment while the thread is within fsync of the one before."""
+    monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 110)
+    begun, rotated, synced = threading.Event(), threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        assert rotated.wait(10)
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    journal = Journal(tmp_path, "gateway")
+    journal.write(b"S", b"%040d" % 0)
+    with ThreadPoolExecutor(1) as thread:
+        syncing = thread.submit(journal.sync)
+        assert begun.wait(10)
+        for number in range(1, 6):
+            journal.write(b"S", b"%040d" % number)
+        rotated.set()
+        syncing.result()
+    journal.close()
+    assert len(read(journal.folder)[0]) == 6
+
+
 # A full disk ------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +367,20 @@ def test_an_heir_that_dies_leaves_it_to_the_next(tmp_path: Path) -> None:
     heir = only_dead(tmp_path)
     os.close(heir._lock)
     assert list(only_dead(tmp_path).records()) == RECORDS
+
+
+def test_a_folder_that_goes_while_we_take_it_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heir removes it after we have opened its lock: what we hold then is the lock of nothing."""
+    filled(tmp_path)
+    heir = only_dead(tmp_path)
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        heir.remove()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert dead_journals(tmp_path, but=NOBODY) == []
 
 
 def test_many_starters_share_the_dead_without_meeting(tmp_path: Path) -> None:

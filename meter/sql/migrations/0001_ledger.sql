@@ -85,6 +85,8 @@ CREATE TABLE api_keys (
 );
 
 -- Books --------------------------------------------------------------------------------------------------------------
+-- Keys of the long books begin with the id, not with the account: ids rise with time, so that rows are added at the edge
+-- of an index whose last pages are in memory, however long the books grow. By account they are found through transfers.
 
 CREATE TABLE balances (
     account_id  uuid PRIMARY KEY REFERENCES accounts,

@@ -1,0 +1,106 @@
+"""How much a call used: as the upstream says, else as the text says, else by the pieces that it is sold by.
+
+What is at hand is told at once; what needs a tokenizer is counted off the event loop.
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from gateway import measure
+from gateway.admission import Call, parse
+from gateway.gate import Gate
+from gateway.plain_tap import PlainTap
+from gateway.recount.completion import Transcript, count_completion
+from gateway.recount.prompt import count_prompt
+from gateway.settlement import Counted, Facts, is_priced
+from gateway.sse import SseTap
+from shared.usage import Usage
+from shared.usage_rules import credible, normalise
+
+log = structlog.get_logger()
+
+
+def told(gate: Gate, call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counted | None:
+    """What can be said at once. None: the text, or what stands for it, must be counted first.
+
+    Of text the upstream's word counts. Other families are sold in two ways: the first one that has a price counts.
+    """
+    said = reported(call, tap)
+    if call.family.sold in ("text", "input"):
+        return said
+    ways = [] if said is None else [said]
+    ways += measure.pieces(call, tap, facts.model)
+    priced = (way for way in ways if is_priced(call, gate.book.catalog, way, facts))
+    return next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
+
+
+def reported(call: Call, tap: SseTap | PlainTap) -> Counted | None:
+    """What the upstream reported. None: nothing, nothing credible, or, of a stream cut short, only its input."""
+    raw = tap.usage_raw
+    if raw is None or tap.usage_partial or not credible(raw, family=call.family.name):
+        return None
+    normalised = normalise(raw, family=call.family.name)
+    if normalised.usage.is_zero:
+        return None
+    return Counted(normalised.usage, "provider", normalised.flags)
+
+
+async def recount(gate: Gate, call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) -> Counted:
+    """Count what was sent and what came, by tokenizer, off the loop. Where even that fails, the estimate and a flag."""
+    loop = asyncio.get_running_loop()
+    try:
+        counted = await loop.run_in_executor(gate.counters, _recount, call, tap, transcript)
+    except Exception:
+        # A text that no rule can read must not lose the call.
+        log.exception("recount_failed", event_id=str(call.event_id))
+        output = transcript.estimate() if transcript is not None else 0
+        return Counted(Usage(input=call.input_tokens, output=output), "recounted", ("estimated",))
+    if isinstance(tap, SseTap) and tap.raw_full and transcript is not None:
+        counted = msgspec.structs.replace(counted, flags=(*counted.flags, "text_missing"))
+    return counted
+
+
+async def count_prompt_exactly(gate: Gate, call: Call) -> int:
+    """Tokens of the call's input, by tokenizer, off the loop."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(gate.counters, _count_prompt, call)
+
+
+async def count_output(gate: Gate, call: Call, transcript: Transcript) -> int:
+    """Tokens that have streamed so far, by tokenizer, off the loop."""
+    loop = asyncio.get_running_loop()
+    return (await loop.run_in_executor(gate.counters, transcript.count, call.ask.model)).tokens
+
+
+def _count_prompt(call: Call) -> int:
+    return count_prompt(call.family.name, call.ask.model, parse(call.request)).tokens
+
+
+def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) -> Counted:
+    if call.family.sold not in ("text", "input"):
+        return measure.tokens(call, tap)
+    family, model = call.family.name, tap.model or call.ask.model
+    flags: list[str] = []
+    output = 0
+    if transcript is not None:
+        completion = transcript.count(model)
+        output, flags = completion.tokens, [*completion.flags]
+    elif call.family.sold == "text":
+        assert isinstance(tap, PlainTap)
+        completion = count_completion(family, model, tap.body)
+        output, flags = completion.tokens, [*completion.flags]
+    usage = _input_said(call, tap)
+    if usage is None:
+        prompt = count_prompt(family, model, parse(call.request))
+        usage, flags = Usage(input=prompt.tokens), [*prompt.flags, *flags]
+    return Counted(msgspec.structs.replace(usage, output=output), "recounted", tuple(dict.fromkeys(flags)))
+
+
+def _input_said(call: Call, tap: SseTap | PlainTap) -> Usage | None:
+    """The input as Anthropic says it when a stream begins, cache and all; None where it has not said it."""
+    if not tap.usage_partial:
+        return None
+    usage = normalise(tap.usage_raw, family=call.family.name).usage
+    return msgspec.structs.replace(usage, output=0, reasoning=0) if usage.tokens_in else None

@@ -1,0 +1,79 @@
+"""Where a stream stands: what its own events say that a last event must fit to. Pure; tolerant of anything.
+
+Chat and completions need nothing. Events of the Responses API are numbered, belong to items and their parts, and end
+with the whole answer as it began; Anthropic's belong to blocks that are opened and closed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.answer import parse
+from gateway.sse_events import payload
+
+Event = Mapping[str, Any]
+
+
+class Place:
+    """Fed with whole events, as the tap hands them out; reads the first and the last ones that matter of each piece."""
+
+    def __init__(self, family: str) -> None:
+        self._read = {"responses": self._responses, "messages": self._messages}.get(family)
+        self.begun: Event = {}
+        """The answer as it was when it began (Responses)."""
+        self.number = -1
+        """Of the last event (Responses)."""
+        self.index = -1
+        """Of the last item or block."""
+        self.item_id = ""
+        self.part = 0
+        """Part of the item that is being written (Responses)."""
+        self.writing = False
+        """Whether the last item or block is text, and open."""
+        self.open = False
+        """Whether it is open, whatever it is."""
+
+    def see(self, raw: bytes) -> None:
+        if self._read is None or not raw:
+            return
+        blocks = raw.replace(b"\r\n", b"\n").split(b"\n\n")
+        if not self.begun:
+            for block in blocks:
+                event = _event(block)
+                if isinstance(event.get("response"), dict):
+                    self.begun = event["response"]
+                    break
+        for block in reversed(blocks):
+            if self._read(_event(block)):
+                break
+
+    def _responses(self, event: Event) -> bool:
+        """Whether the event says where the stream is; its number counts in any case."""
+        number = event.get("sequence_number")
+        if isinstance(number, int):
+            self.number = max(self.number, number)
+        index, kind = event.get("output_index"), event.get("type")
+        if not isinstance(index, int) or not isinstance(kind, str):
+            return False
+        self.index, self.item_id = index, _text(event.get("item_id"))
+        self.part = event["content_index"] if isinstance(event.get("content_index"), int) else 0
+        self.open = kind != "response.output_item.done"
+        self.writing = kind == "response.output_text.delta"
+        return True
+
+    def _messages(self, event: Event) -> bool:
+        index, kind = event.get("index"), event.get("type")
+        if not isinstance(index, int):
+            return False
+        part = event.get("delta") if kind == "content_block_delta" else event.get("content_block")
+        self.index, self.open = index, kind != "content_block_stop"
+        self.writing = self.open and isinstance(part, dict) and part.get("type") in ("text_delta", "text")
+        return True
+
+
+def _event(block: bytes) -> Event:
+    data = payload(block + b"\n\n")
+    return (parse(data) if data else None) or {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
