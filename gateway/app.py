@@ -150,7 +150,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
         shadow.close()
-        journal.close()
+        journal.close(settled=not (budget.unsettled or budget.running))
         log.info("gateway_stopped", unsettled=budget.unsettled)
 
 

@@ -29,6 +29,8 @@ SEGMENT_AGE_S_MAX: Final = 24 * 3600
 PROBE_BYTES: Final = 4096
 """Empty lines written to see whether the disk takes a whole block again."""
 _LOCK: Final = "lock"
+_SETTLED: Final = "settled"
+"""Marks the journal of a process that ended in order. It is kept for its 24 hours, should Redis or Postgres lose them."""
 
 Kind = Literal[b"D", b"C", b"S", b"V"]
 
@@ -110,9 +112,12 @@ class Journal:
             if time.time() - path.stat().st_mtime > SEGMENT_AGE_S_MAX:
                 path.unlink()
 
-    def close(self) -> None:
+    def close(self, *, settled: bool = False) -> None:
+        """`settled`: Redis has confirmed every call in it, so that the next start need not report them again."""
         self.sync()
         os.close(self._descriptor)
+        if settled:
+            (self._folder / _SETTLED).touch()
         if self._lock is not None:
             os.close(self._lock)
 
@@ -155,6 +160,21 @@ class DeadJournal:
                 yield line[9:10], line[11:]
             elif line:
                 self.damaged += 1
+
+    @property
+    def settled(self) -> bool:
+        """Its process ended in order, with nothing left to report."""
+        return (self.folder / _SETTLED).exists()
+
+    @property
+    def outdated(self) -> bool:
+        """Nothing was written to it within the age limit."""
+        newest = max((path.stat().st_mtime for path in _segments(self.folder)), default=0.0)
+        return time.time() - newest > SEGMENT_AGE_S_MAX
+
+    def release(self) -> None:
+        """Leave it as it is."""
+        os.close(self._lock)
 
     def remove(self) -> None:
         """Everything in it is in another journal: away with it. At once, as half of its records would tell another

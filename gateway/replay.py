@@ -42,6 +42,12 @@ def replay(home: Path, own: Journal, budget: Budget) -> int:
     """
     reported = 0
     for dead in dead_journals(home, but=own.folder):
+        if dead.settled:
+            if dead.outdated:
+                dead.remove()
+            else:
+                dead.release()
+            continue
         calls = list(last_words(dead.records()))
         copied = _copied(calls, own, dead)
         for event in calls:

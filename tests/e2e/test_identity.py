@@ -80,7 +80,7 @@ async def test_a_revoked_key_is_refused_at_once(chain: Chain) -> None:
     """Revoking reaches the running gateway; unknown keys and missing ones are 401."""
     secret = await chain.personal("ana", credit="1000")
     assert (await chain.post(secret, BODY))[0] == 200
-    await chain.stack.sundial("key", "revoke", secret[-4:])
+    await chain.stack.sundial("key", "revoke", "--", secret[-4:])
     await chain.until_status(secret, BODY, 401)
     assert (await chain.post("sk-sundial-nobody", BODY))[2]["error"]["code"] == "invalid_api_key"
     assert (await chain.post("", BODY))[2]["error"]["code"] == "missing_api_key"

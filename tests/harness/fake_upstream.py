@@ -18,13 +18,15 @@ from uuid import UUID
 
 import tiktoken
 
+from tests.harness.fake_families import REPLIES, Asked, Reply, form_of
+
 DEFAULT_TOKENS: Final = 12
 _WORDS: Final = (
     " o relógio de sol mede a hora sem tocar a luz e cada sombra diz quanto do dia já passou assim também se conta"
     " cada palavra que o modelo escreve devagar uma depois da outra até que a resposta esteja inteira"
 )
 
-Ending = Literal["done", "reset", "silent", "no_done", "error_event"]
+Ending = Literal["done", "reset", "silent", "no_done", "error_event", "incomplete", "failed"]
 
 
 @dataclass(kw_only=True)
@@ -34,7 +36,8 @@ class Play:
     tokens: int = DEFAULT_TOKENS
     status: int = 200
     ending: Ending = "done"
-    """After the text: `reset` breaks the connection, `silent` keeps it open, `no_done` ends it without saying so."""
+    """After the text: `reset` breaks the connection, `silent` keeps it open, `no_done` ends it without saying so; an
+    answer of the Responses API may be `incomplete` or have `failed`."""
     usage: bool = True
     """Whether usage is reported at all (in a stream, where it was asked for)."""
     raw_usage: dict[str, Any] | None = None
@@ -56,7 +59,12 @@ class Served:
     stream: bool
     prompt_tokens: int
     request: dict[str, Any]
+    """The body's fields; a file is its bytes."""
     headers: dict[str, str]
+    target: str = ""
+    body: bytes = b""
+    sent: bytes = b""
+    """The body of the answer, as far as it was sent (not of chats)."""
     sent_tokens: int = 0
     text: str = ""
     reported: dict[str, Any] | None = None
@@ -108,7 +116,7 @@ class FakeUpstream:
         request_line, *lines = head.strip().split("\r\n")
         method, path, _ = request_line.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        body = await _body(reader, headers)
         if headers.get("authorization") != f"Bearer {self.key}":
             self.surprises.append(f"{path}: authorization {headers.get('authorization')!r}")
         if leaked := [name for name in headers if name.startswith("x-sundial-")]:
@@ -117,11 +125,119 @@ class FakeUpstream:
             names = ("gpt-4o-mini", "gpt-4o", "gpt-5-mini", "no-such-price")
             await _answer_json(writer, 200, {"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
             return True
+        if (method, path.partition("?")[0]) in REPLIES:
+            return await self._other(reader, writer, method, path, headers, body)
         if (method, path) != ("POST", "/v1/chat/completions"):
             self.surprises.append(f"unexpected {method} {path}")
             await _answer_json(writer, 404, {"error": {"message": "no such path"}})
             return True
         return await self._chat(reader, writer, headers, json.loads(body))
+
+    async def _other(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes,
+    ) -> bool:
+        """An endpoint of fake_families."""
+        content_type = headers.get("content-type", "")
+        is_form = content_type.startswith("multipart/")
+        request = form_of(body, content_type) if is_form else json.loads(body or b"{}")
+        play = self.script(request)
+        served = Served(
+            event_id=UUID(headers["x-litellm-call-id"]),
+            model=str(request.get("model")),
+            stream=request.get("stream") in (True, "true") or request.get("stream_format") == "sse",
+            prompt_tokens=self._count_plain(request),
+            request=request,
+            headers=headers,
+            target=target,
+            body=body,
+        )
+        async with self._arrivals:
+            self.served.append(served)
+            self._arrivals.notify_all()
+        pieces = [self._piece(k) for k in range(play.tokens)]
+        reply = REPLIES[method, target.partition("?")[0]](
+            Asked(
+                request=request,
+                event_id=str(served.event_id),
+                prompt_tokens=served.prompt_tokens,
+                pieces=pieces,
+                ending=play.ending,
+                usage=play.usage,
+                raw_usage=play.raw_usage,
+            )
+        )
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            if play.before_head is not None and await _first(gone, play.before_head.wait()):
+                served.ended = "gone"
+                return False
+            if play.status != 200:
+                served.ended = "refused"
+                await _answer_raw(writer, play.status, play.body, play.headers)
+                return True
+            served.text, served.sent_tokens, served.reported = "".join(pieces), play.tokens, reply.reported
+            if reply.events:
+                return await self._events(writer, gone, play, served, reply)
+            await _answer_raw(writer, 200, reply.body, {"content-type": reply.content_type, **play.headers})
+            served.sent, served.ended = reply.body, "complete"
+        finally:
+            served.closed.set()
+            if not gone.done():
+                gone.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await gone
+        return True
+
+    async def _events(
+        self,
+        writer: asyncio.StreamWriter,
+        gone: "asyncio.Future[bytes]",
+        play: Play,
+        served: Served,
+        reply: Reply,
+    ) -> bool:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        cut = play.ending in ("reset", "no_done", "silent")
+        for number, event in enumerate(reply.events[: reply.cut] if cut else reply.events):
+            waiting = play.pause(number) if play.pause else None
+            if (waiting is not None and await _first(gone, waiting)) or gone.done():
+                served.ended = "gone"
+                return False
+            _chunk(writer, event)
+            served.sent += event
+            try:
+                await writer.drain()
+            except ConnectionError:
+                served.ended = "gone"
+                return False
+        if play.ending == "reset":
+            served.ended = "reset"
+            writer.transport.abort()
+            return False
+        if play.ending == "silent":
+            await gone
+            served.ended = "gone"
+            return False
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        served.ended = "complete"
+        return True
+
+    def _count_plain(self, request: dict[str, Any]) -> int:
+        """Tokens of the texts of a request, and of what stands around them where OpenAI counts that too."""
+        if isinstance(request.get("messages"), list):
+            return self._count(request["messages"])
+        texts = [request[name] for name in ("input", "prompt") if isinstance(request.get(name), str)]
+        around = 7 if "max_output_tokens" in request or "instructions" in request else 0
+        return around + sum(len(self._encoding.encode(text)) for text in texts)
 
     async def _chat(
         self,
@@ -275,6 +391,17 @@ async def _first(gone: "asyncio.Future[bytes]", waiting: Any) -> bool:
     if not other.done():
         other.cancel()
     return gone.done()
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if headers.get("transfer-encoding") != "chunked":
+        return await reader.readexactly(int(headers.get("content-length", "0")))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
 
 
 def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:

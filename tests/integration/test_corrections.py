@@ -14,15 +14,17 @@ from deploy.embedded import free_port
 from meter import corrections as module
 from meter.audit import audit
 from meter.corrections import Corrections
+from meter.migrate import migrate, read
 from meter.prices import PriceBook, set_price
+from meter.seeds import seed_masters
 from meter.tariffs import Tariffs
 from shared import ids, redis_keys
 from shared.events import UsageEvent
 from shared.usage import Usage
 from tests.harness.books import assert_books, until
-from tests.harness.messages import account_of, seen, used
+from tests.harness.messages import DIRECTORY, account_of, fresh_event_id, seen, used
 from tests.harness.metering import ALL_SHARDS, Bench, bench, entries
-from tests.harness.servers import Database
+from tests.harness.servers import Database, Servers
 from tests.harness.stack import Program
 
 pytestmark = pytest.mark.integration
@@ -272,6 +274,41 @@ async def test_an_event_that_nobody_waits_for_is_found(
     assert "charges" not in {one.rule for one in await audit(database.url, redis_url)}
     await owner.execute("DELETE FROM sundial.unpriced_events")
     assert "charges" in {one.rule for one in await audit(database.url, redis_url)}
+
+
+async def test_what_was_booked_before_there_were_corrections_waits_too(
+    servers: Servers, database: Database, tmp_path: Path
+) -> None:
+    """The migration queues the unpriced events of older books, on the shards of their accounts, and no others."""
+    name = database.url.rpartition("/")[2] + "_older"
+    servers.postgres.create_database(name)
+    url = servers.postgres.url(database=name)
+    ledger = read()[0]
+    (tmp_path / ledger.name).write_text(ledger.text)
+    await migrate(url, tmp_path)
+    connection: Any = await asyncpg.connect(url)
+    try:
+        await seed_masters(connection, 0)
+        account = "account_id, directory_id, external_id, plan, shard"
+        insert = f"INSERT INTO sundial.accounts ({account}) VALUES ($1, $2, 'ana', 'default', 5)"
+        await connection.execute(insert, ANA, DIRECTORY)
+        event_ids = [fresh_event_id() for _ in range(3)]
+        for event_id, flags, evidence in zip(
+            event_ids, (["unpriced"], [], ["unpriced"]), ("provider", "provider", "none"), strict=True
+        ):
+            await connection.execute(
+                "INSERT INTO sundial.usage_events VALUES ($1, $2, $2, 'chat', 'm', '', '', 1, 'cost@1', '', 1, 1, '{}', "
+                "5, 5, 5, 0, 0, $3, 'complete', $4, false, 200, now(), 0, now(), '', '', '', '', '', now())",
+                ANA,
+                event_id,
+                evidence,
+                flags,
+            )
+        await migrate(url)
+        queued = await connection.fetch("SELECT event_id, shard, tried_version FROM sundial.unpriced_events")
+        assert [tuple(row) for row in queued] == [(event_ids[0], 5, 0)]
+    finally:
+        await connection.close()
 
 
 async def test_killed_at_random_a_meter_corrects_everything_once(

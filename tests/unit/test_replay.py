@@ -1,5 +1,6 @@
 """What dead processes left behind: which event each call is booked with, and that no journal is lost on the way."""
 
+import os
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -52,11 +53,11 @@ def replayed(home: Path, own: Journal) -> list[UsageEvent]:
     return reports.events
 
 
-def left_behind(home: Path, *records: tuple[Kind, UsageEvent]) -> Path:
+def left_behind(home: Path, *records: tuple[Kind, UsageEvent], settled: bool = False) -> Path:
     dead = Journal(home, "dead")
     for kind, event in records:
         dead.write(kind, events.encode(event))
-    dead.close()
+    dead.close(settled=settled)
     return dead.folder
 
 
@@ -182,4 +183,24 @@ def test_with_nobody_dead_there_is_nothing_to_do(tmp_path: Path) -> None:
     living.write(b"D", events.encode(record("D")[1]))
     assert replayed(tmp_path, own) == []
     living.close()
+    own.close()
+
+
+def test_a_process_that_ended_in_order_is_not_reported_again(tmp_path: Path) -> None:
+    """A restart is no flood of repeats: the settled journal stays as it is, for whoever may have lost what it holds."""
+    folder = left_behind(tmp_path, record("S"), settled=True)
+    own = Journal(tmp_path, "own")
+    assert replayed(tmp_path, own) == []
+    assert folder.exists()
+    own.close()
+
+
+def test_a_settled_journal_goes_after_its_day(tmp_path: Path) -> None:
+    """Nobody needs it any more: the folder is removed."""
+    folder = left_behind(tmp_path, record("S"), settled=True)
+    for segment in folder.glob("*.log"):
+        os.utime(segment, (0, 0))
+    own = Journal(tmp_path, "own")
+    assert replayed(tmp_path, own) == []
+    assert not folder.exists()
     own.close()
