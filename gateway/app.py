@@ -87,6 +87,8 @@ async def _drain(gate: Gate, runner: web.AppRunner) -> None:
         async with asyncio.timeout(gate.settings.drain_s):
             await gate.budget.idle.wait()
     gate.cutting = True
+    for task in gate.outliving:
+        task.cancel()
 
 
 @contextlib.asynccontextmanager

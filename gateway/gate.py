@@ -5,8 +5,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from aiohttp import web
@@ -23,6 +23,9 @@ from shared.settings import GatewaySettings
 
 if TYPE_CHECKING:
     from gateway.models import ModelList
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,9 +48,23 @@ class Gate:
     """Runs something to its end, whatever becomes of the request that it is for."""
     forwarded: tuple[Family, ...] = ()
     """What the operator listed to be passed on unmetered."""
+    outliving: "set[asyncio.Task[Any]]" = field(default_factory=set)
+    """Calls that go on when their client has left."""
     draining: bool = False
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""
+
+    async def outlive(self, work: Awaitable[T]) -> T:
+        """Wait for `work`, which goes on to its end should the one who waits be cancelled."""
+        task = self.spawn(work)
+        self.outliving.add(task)
+        task.add_done_callback(self._outlived)
+        return await asyncio.shield(task)
+
+    def _outlived(self, task: "asyncio.Task[Any]") -> None:
+        self.outliving.discard(task)
+        if not task.cancelled():
+            task.exception()  # a refusal that nobody waits for any more
 
     @staticmethod
     def now_us() -> int:

@@ -30,7 +30,7 @@ PROBE_BYTES: Final = 4096
 """Empty lines written to see whether the disk takes a whole block again."""
 _LOCK: Final = "lock"
 _SETTLED: Final = "settled"
-"""Marks the journal of a process that ended in order. It is kept for its 24 hours, should Redis or Postgres lose them."""
+"""Marks the journal of a process that ended in order: kept for its day, should Redis or Postgres lose what it holds."""
 
 Kind = Literal[b"D", b"C", b"S", b"V"]
 

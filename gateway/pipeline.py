@@ -45,6 +45,15 @@ async def serve(request: web.Request, family: Family) -> web.StreamResponse:
     """One metered call, from its first byte to its close."""
     gate = request.app[GATE]
     call = await admission(request, family, gate)
+    if call.ask.stream or call.upload is not None:
+        return await exchange(gate, call, request)
+    # An answer that is not streamed is generated, and billed, to its end, whoever leaves (measured with LiteLLM, which
+    # does not stop its upstream then): it is read to its end too, and booked with the usage that it reports.
+    return await gate.outlive(exchange(gate, call, request))
+
+
+async def exchange(gate: Gate, call: Call, request: web.Request) -> web.StreamResponse:
+    """Hold, send, relay. Whatever happens, the hold is closed once."""
     async with reserve(gate, call) as hold, send(gate, hold, request) as answer:
         return await relay(gate, hold, request, answer)
 

@@ -60,7 +60,6 @@ class Relay:
     """One answer on its way to one client. The sink of the upstream's connection."""
 
     def __init__(self, request: web.Request, answer: Answer, tap: Tap, *, chunked: bool) -> None:
-        assert request.transport is not None
         self._loop = asyncio.get_running_loop()
         self._client = request.transport
         self._protocol = request.protocol
@@ -93,7 +92,7 @@ class Relay:
             return
         if out := self._tap.feed(data):
             self.write(out)
-            if self._protocol.writing_paused and not self.stalled:
+            if self._protocol.writing_paused and not self.stalled and not self.client_gone:
                 self.stalled = True
                 self._answer.pause()
                 self._wake()
@@ -114,11 +113,16 @@ class Relay:
     # The call's side --------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled."""
-        if not data or self._client.is_closing():
+        """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled, or is one
+        that outlives it."""
+        if not data or self._client is None or self._client.is_closing():
             return
         self.bytes_out += len(data)
         self._client.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    @property
+    def client_gone(self) -> bool:
+        return self._client is None or self._client.is_closing()
 
     async def wait(self, seconds: float) -> None:
         """Until something is to be looked at, at most `seconds`."""
@@ -151,6 +155,8 @@ class Relay:
                 await writer.drain()
         except TimeoutError:
             return False
+        except ConnectionResetError:
+            pass  # the client left: nobody is to be waited for
         self.stalled = False
         self.last_byte_s = self._loop.time()
         self._answer.resume()
@@ -162,6 +168,8 @@ class Relay:
         In chunked framing or below Content-Length a close is a visible cut, and what was sent before still arrives;
         an HTTP/1.0 answer of unknown length ends by closing, so only a reset shows.
         """
+        if self._client is None:
+            return
         if self._chunked:
             self._client.close()
         else:

@@ -11,6 +11,7 @@ The ends, by outcome:
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Final
 
@@ -45,12 +46,16 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
     """Forward the answer and close the call. Returns when the client has all of it."""
     head = answer.head
     streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
-    response, writer, chunked = await open_answer(request, head, str(hold.call.event_id), grows=streams)
+    try:
+        response, writer, chunked = await open_answer(request, head, str(hold.call.event_id), grows=streams)
+    except ConnectionResetError:
+        response, writer, chunked = web.StreamResponse(), None, False  # a call that outlives its client
     tap = _tap(hold.call, streams=streams, failed=head.status >= 400)
     running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
     try:
         if await running.carry():
-            await response.write_eof()
+            with contextlib.suppress(ConnectionResetError):
+                await response.write_eof()
             running.offer_recount()
     except BaseException as error:
         # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
@@ -79,7 +84,7 @@ class Running:
         answer: Answer,
         tap: SseTap | PlainTap,
         relay: Relay,
-        writer: AbstractStreamWriter,
+        writer: AbstractStreamWriter | None,
     ) -> None:
         self._gate = gate
         self._hold = hold
@@ -102,7 +107,7 @@ class Running:
             if self._answer.status >= 400:
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
-                self._complete = await self._close("upstream_error" if self._tap.error else outcome)
+                self._complete = await self._close(self._outcome())
             self._relay.write(self._tap.release())
             return True
         self._answer.stop()
@@ -112,6 +117,12 @@ class Running:
             return True
         self._relay.cut()
         return False
+
+    def _outcome(self) -> Outcome:
+        """Of an answer that came to its end."""
+        if self._tap.error:
+            return "upstream_error"
+        return "client_gone" if self._relay.client_gone else "complete"
 
     def offer_recount(self) -> None:
         """The call is closed and the client has everything: let it be counted once more, if it is one of the sample."""
@@ -141,7 +152,7 @@ class Running:
             if relay.complete or tap.done:
                 await relay.wait_complete(END_S_MAX)
                 return "complete" if self._ended_well() else "upstream_error"
-            if relay.stalled and not await relay.drain(self._writer):
+            if relay.stalled and self._writer is not None and not await relay.drain(self._writer):
                 log.warning("client_stalled", event_id=str(self._hold.call.event_id))
                 return "client_gone"
             if relay.silence_s >= settings.idle_timeout_s:

@@ -55,6 +55,32 @@ async def test_a_client_that_leaves_before_the_answer(chain: Chain) -> None:
     assert (await chain.settled("ana"))["held"] == 0
 
 
+@pytest.mark.parametrize("when", ["before the head", "in the body"])
+async def test_a_whole_answer_outlives_its_client(chain: Chain, when: str) -> None:
+    """An answer that is not streamed is generated to its end, whoever leaves: it is read, and booked as reported."""
+    secret = await chain.personal("ana", credit="100000")
+    go_on = asyncio.Event()
+    chain.upstream.script = lambda _: Play(tokens=40, before_head=go_on)
+    async with chain.session(secret) as session:
+        call = asyncio.ensure_future(session.post("/v1/chat/completions", json={**STREAM, "stream": False}))
+        await chain.upstream.arrived(1)
+        if when == "before the head":
+            call.cancel()
+            await asyncio.wait((call,))
+        else:
+            go_on.set()
+            (await call).close()
+    go_on.set()
+    [served] = chain.upstream.served
+    [entry] = await chain.usage_entries("ana", 1)
+    assert served.ended == "complete"
+    assert entry["evidence"] == "provider"
+    if when == "before the head":
+        assert entry["outcome"] == "client_gone"
+    assert (entry["tokens_in"], entry["tokens_out"]) == (served.prompt_tokens, 40)
+    assert (await chain.settled("ana"))["held"] == 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_meter_killed_at_any_moment(chain: Chain, seed: int) -> None:
     """kill -9 of the meter under load, again and again: the audit is clean and every event is booked once."""

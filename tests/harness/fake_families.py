@@ -157,13 +157,8 @@ def messages(asked: Asked) -> Reply:
     if not asked.request.get("stream"):
         end = {"stop_reason": "end_turn", "stop_sequence": None}
         return _json({**base, "content": [{"type": "text", "text": asked.text}], **end, "usage": usage}, usage)
-    start: dict[str, Any] = {
-        **base,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {**usage, "output_tokens": 1},
-    }
+    start: dict[str, Any] = {**base, "content": [], "stop_reason": None, "stop_sequence": None}
+    start["usage"] = {**usage, "output_tokens": 1}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": start},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},

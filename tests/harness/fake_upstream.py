@@ -19,6 +19,7 @@ from uuid import UUID
 import tiktoken
 
 from tests.harness.fake_families import REPLIES, Asked, Reply, form_of
+from tests.harness.fake_wire import answer_json, answer_raw, chunk, first, read_body
 
 DEFAULT_TOKENS: Final = 12
 _WORDS: Final = (
@@ -116,20 +117,20 @@ class FakeUpstream:
         request_line, *lines = head.strip().split("\r\n")
         method, path, _ = request_line.split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await _body(reader, headers)
+        body = await read_body(reader, headers)
         if headers.get("authorization") != f"Bearer {self.key}":
             self.surprises.append(f"{path}: authorization {headers.get('authorization')!r}")
         if leaked := [name for name in headers if name.startswith("x-sundial-")]:
             self.surprises.append(f"{path}: headers {leaked} were passed on")
         if (method, path) == ("GET", "/v1/models"):
             names = ("gpt-4o-mini", "gpt-4o", "gpt-5-mini", "no-such-price")
-            await _answer_json(writer, 200, {"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
+            await answer_json(writer, 200, {"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
             return True
         if (method, path.partition("?")[0]) in REPLIES:
             return await self._other(reader, writer, method, path, headers, body)
         if (method, path) != ("POST", "/v1/chat/completions"):
             self.surprises.append(f"unexpected {method} {path}")
-            await _answer_json(writer, 404, {"error": {"message": "no such path"}})
+            await answer_json(writer, 404, {"error": {"message": "no such path"}})
             return True
         return await self._chat(reader, writer, headers, json.loads(body))
 
@@ -151,7 +152,7 @@ class FakeUpstream:
             event_id=UUID(headers["x-litellm-call-id"]),
             model=str(request.get("model")),
             stream=request.get("stream") in (True, "true") or request.get("stream_format") == "sse",
-            prompt_tokens=self._count_plain(request),
+            prompt_tokens=self._count_plain(target, request),
             request=request,
             headers=headers,
             target=target,
@@ -174,17 +175,17 @@ class FakeUpstream:
         )
         gone = asyncio.ensure_future(reader.read(1))
         try:
-            if play.before_head is not None and await _first(gone, play.before_head.wait()):
+            if play.before_head is not None and await first(gone, play.before_head.wait()):
                 served.ended = "gone"
                 return False
             if play.status != 200:
                 served.ended = "refused"
-                await _answer_raw(writer, play.status, play.body, play.headers)
+                await answer_raw(writer, play.status, play.body, play.headers)
                 return True
             served.text, served.sent_tokens, served.reported = "".join(pieces), play.tokens, reply.reported
             if reply.events:
                 return await self._events(writer, gone, play, served, reply)
-            await _answer_raw(writer, 200, reply.body, {"content-type": reply.content_type, **play.headers})
+            await answer_raw(writer, 200, reply.body, {"content-type": reply.content_type, **play.headers})
             served.sent, served.ended = reply.body, "complete"
         finally:
             served.closed.set()
@@ -208,10 +209,10 @@ class FakeUpstream:
         cut = play.ending in ("reset", "no_done", "silent")
         for number, event in enumerate(reply.events[: reply.cut] if cut else reply.events):
             waiting = play.pause(number) if play.pause else None
-            if (waiting is not None and await _first(gone, waiting)) or gone.done():
+            if (waiting is not None and await first(gone, waiting)) or gone.done():
                 served.ended = "gone"
                 return False
-            _chunk(writer, event)
+            chunk(writer, event)
             served.sent += event
             try:
                 await writer.drain()
@@ -231,12 +232,12 @@ class FakeUpstream:
         served.ended = "complete"
         return True
 
-    def _count_plain(self, request: dict[str, Any]) -> int:
+    def _count_plain(self, target: str, request: dict[str, Any]) -> int:
         """Tokens of the texts of a request, and of what stands around them where OpenAI counts that too."""
         if isinstance(request.get("messages"), list):
             return self._count(request["messages"])
         texts = [request[name] for name in ("input", "prompt") if isinstance(request.get(name), str)]
-        around = 7 if "max_output_tokens" in request or "instructions" in request else 0
+        around = 7 if target == "/v1/responses" else 0
         return around + sum(len(self._encoding.encode(text)) for text in texts)
 
     async def _chat(
@@ -263,17 +264,17 @@ class FakeUpstream:
         # EOF on the reading side is how an upstream learns that its client has gone.
         gone = asyncio.ensure_future(reader.read(1))
         try:
-            if play.before_head is not None and await _first(gone, play.before_head.wait()):
+            if play.before_head is not None and await first(gone, play.before_head.wait()):
                 served.ended = "gone"
                 return False
             if play.status != 200:
                 served.ended = "refused"
-                await _answer_raw(writer, play.status, play.body, play.headers)
+                await answer_raw(writer, play.status, play.body, play.headers)
             elif served.stream:
                 return await self._stream(writer, gone, play, served)
             else:
                 served.text, served.sent_tokens = self._text(play.tokens), play.tokens
-                await _answer_json(writer, 200, self._whole(play, served), play.headers)
+                await answer_json(writer, 200, self._whole(play, served), play.headers)
                 served.ended = "complete"
         finally:
             served.closed.set()
@@ -296,15 +297,15 @@ class FakeUpstream:
         if not asked:
             self.surprises.append("a stream without include_usage")
         usage_null: dict[str, Any] = {"usage": None} if play.usage else {}
-        _chunk(writer, self._event(served, {"role": "assistant", "content": ""}, None, **usage_null))
-        for first in range(0, play.tokens, play.tokens_per_event):
-            waiting = play.pause(first) if play.pause else None
-            if (waiting is not None and await _first(gone, waiting)) or gone.done():
+        chunk(writer, self._event(served, {"role": "assistant", "content": ""}, None, **usage_null))
+        for start in range(0, play.tokens, play.tokens_per_event):
+            waiting = play.pause(start) if play.pause else None
+            if (waiting is not None and await first(gone, waiting)) or gone.done():
                 served.ended = "gone"
                 return False
-            count = min(play.tokens_per_event, play.tokens - first)
-            text = "".join(self._piece(first + k) for k in range(count))
-            _chunk(writer, self._event(served, {"content": text}, None, **usage_null))
+            count = min(play.tokens_per_event, play.tokens - start)
+            text = "".join(self._piece(start + k) for k in range(count))
+            chunk(writer, self._event(served, {"content": text}, None, **usage_null))
             served.sent_tokens += count
             served.text += text
             try:
@@ -322,13 +323,13 @@ class FakeUpstream:
             served.ended = "gone"
             return False
         if play.ending == "error_event":
-            _chunk(writer, b'data: {"error":{"message":"overloaded","type":"server_error","code":"500"}}\n\n')
+            chunk(writer, b'data: {"error":{"message":"overloaded","type":"server_error","code":"500"}}\n\n')
         elif play.ending == "done":
-            _chunk(writer, self._event(served, {}, "stop", **usage_null))
+            chunk(writer, self._event(served, {}, "stop", **usage_null))
             if play.usage and asked:
                 served.reported = play.raw_usage or self._usage(served)
-                _chunk(writer, self._event(served, None, None, usage=served.reported))
-            _chunk(writer, b"data: [DONE]\n\n")
+                chunk(writer, self._event(served, None, None, usage=served.reported))
+            chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         served.ended = "complete"
@@ -382,43 +383,6 @@ class FakeUpstream:
 
     def _text(self, tokens: int) -> str:
         return "".join(self._piece(k) for k in range(tokens))
-
-
-async def _first(gone: "asyncio.Future[bytes]", waiting: Any) -> bool:
-    """Wait for either; True where the client went first."""
-    other = asyncio.ensure_future(waiting)
-    await asyncio.wait((gone, other), return_when=asyncio.FIRST_COMPLETED)
-    if not other.done():
-        other.cancel()
-    return gone.done()
-
-
-async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding") != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", "0")))
-    body = b""
-    while size := int(await reader.readline(), 16):
-        body += await reader.readexactly(size)
-        await reader.readexactly(2)
-    await reader.readexactly(2)
-    return body
-
-
-def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-
-async def _answer_json(
-    writer: asyncio.StreamWriter, status: int, value: Any, headers: dict[str, str] | None = None
-) -> None:
-    body = json.dumps(value, ensure_ascii=False).encode()
-    await _answer_raw(writer, status, body, {"content-type": "application/json", **(headers or {})})
-
-
-async def _answer_raw(writer: asyncio.StreamWriter, status: int, body: bytes, headers: dict[str, str]) -> None:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    writer.write(f"HTTP/1.1 {status} Scripted\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body)
-    await writer.drain()
 
 
 def _vocabularies() -> Path:

@@ -297,8 +297,8 @@ async def test_what_was_booked_before_there_were_corrections_waits_too(
             event_ids, (["unpriced"], [], ["unpriced"]), ("provider", "provider", "none"), strict=True
         ):
             await connection.execute(
-                "INSERT INTO sundial.usage_events VALUES ($1, $2, $2, 'chat', 'm', '', '', 1, 'cost@1', '', 1, 1, '{}', "
-                "5, 5, 5, 0, 0, $3, 'complete', $4, false, 200, now(), 0, now(), '', '', '', '', '', now())",
+                "INSERT INTO sundial.usage_events VALUES ($1, $2, $2, 'chat', 'm', '', '', 1, 'cost@1', '', 1, 1, "
+                "'{}', 5, 5, 5, 0, 0, $3, 'complete', $4, false, 200, now(), 0, now(), '', '', '', '', '', now())",
                 ANA,
                 event_id,
                 evidence,
