@@ -39,7 +39,7 @@ def pieces(call: Call, tap: SseTap | PlainTap, answered: str) -> list[Counted]:
             length_ms, flags = _sound_ms(call)
             return [Counted(Usage(duration_ms=length_ms), "recounted", flags)]
         case "request":
-            return [Counted(Usage(requests=1), "recounted")]
+            return [Counted(Usage(requests=1), "recounted", names=(call.rates.model.model,))]
         case _:
             return []
 

@@ -45,7 +45,7 @@ async def serve(request: web.Request, family: Family) -> web.StreamResponse:
     """One metered call, from its first byte to its close."""
     gate = request.app[GATE]
     call = await admission(request, family, gate)
-    if call.ask.stream or call.upload is not None:
+    if call.ask.stream:
         return await exchange(gate, call, request)
     # An answer that is not streamed is generated, and billed, to its end, whoever leaves (measured with LiteLLM, which
     # does not stop its upstream then): it is read to its end too, and booked with the usage that it reports.

@@ -149,6 +149,8 @@ def _disjoint(shape: Shape, counts: Counts, family: str, provider: str, flags: s
     audio_out, image_out = made.part(counts.of(shape.audio_out)), made.part(counts.of(shape.image_out))
     if family == "images" and not image_out and not counts.of(shape.text_out):
         image_out = made.part(made.left)
+    if family == "speech" and not audio_out and not counts.of(shape.text_out):
+        audio_out = made.part(made.left)
     return Usage(
         input=read.left,
         cached=cached - cached_audio,

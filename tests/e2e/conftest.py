@@ -189,8 +189,8 @@ async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: Fa
         upstream_url=upstream.url,
         upstream_key=upstream.key,
     )
-    await stack.start()
     try:
+        await stack.start()
         yield Chain(stack, upstream)
         await assert_books(database.url, redis_url)
     finally:

@@ -21,6 +21,7 @@ START_S_MAX: Final = 30.0
 STOP_S_MAX: Final = 30.0
 POLL_S: Final = 0.02
 ROOT: Final = Path(__file__).parents[2]
+LAUNCH: Final = ROOT / "deploy" / "launch.py"
 
 
 class ProgramError(AssertionError):
@@ -49,9 +50,10 @@ class Program:
     def launch(self, **more: str) -> None:
         """Start without waiting."""
         assert self._process is None, f"{self.name} runs already"
+        die_with_us = ["-I", "-S", str(LAUNCH), "--die-with", str(os.getpid()), str(int(signal.SIGKILL)), "--"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sundial", self.name],
+                [sys.executable, *die_with_us, sys.executable, "-m", "sundial", self.name],
                 env={**_plain(), **self._environment, **more},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
