@@ -17,6 +17,7 @@ class PlainTap:
     """There is no terminal event: the end of the answer is the end."""
 
     usage_partial = False
+    compressed = False
 
     def __init__(self, family: str) -> None:
         self._family = family

@@ -24,6 +24,7 @@ from gateway.admission import Call
 from gateway.binary_tap import BinaryTap
 from gateway.budget import Hold
 from gateway.gate import Gate
+from gateway.inflating import InflatingPlainTap, InflatingSseTap, is_inflatable
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
@@ -50,7 +51,7 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
         response, writer, chunked = await open_answer(request, head, str(hold.call.event_id), grows=streams)
     except ConnectionResetError:
         response, writer, chunked = web.StreamResponse(), None, False  # a call that outlives its client
-    tap = _tap(hold.call, streams=streams, failed=head.status >= 400)
+    tap = _tap(hold.call, head.get(b"content-encoding"), streams=streams, failed=head.status >= 400)
     running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
     try:
         if await running.carry():
@@ -67,8 +68,10 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
     return response
 
 
-def _tap(call: Call, *, streams: bool, failed: bool) -> SseTap | PlainTap:
-    """Who watches the answer: of events, of sound that passes as it comes, of anything else."""
+def _tap(call: Call, encoding: bytes, *, streams: bool, failed: bool) -> SseTap | PlainTap:
+    """Who watches the answer: of events, of sound that passes as it comes, of anything else; compressed or not."""
+    if is_inflatable(encoding):
+        return InflatingSseTap(call.family.name) if streams else InflatingPlainTap(call.family.name)
     if streams:
         return SseTap(call.family.name, call.strip_usage)
     return BinaryTap(call.family.name) if call.family.sold == "speech" and not failed else PlainTap(call.family.name)
@@ -112,7 +115,7 @@ class Running:
             return True
         self._answer.stop()
         counted = await self._close(outcome)
-        if outcome == "exhausted":
+        if outcome == "exhausted" and not self._tap.compressed:
             self._relay.write(self._farewell(counted.usage))
             return True
         self._relay.cut()
@@ -189,8 +192,8 @@ class Running:
                     hold.exhausted = exact >= hold.output_tokens
         if not hold.exhausted:
             return False
-        self._relay.ending = tap.at_boundary  # never end inside an event
-        return tap.at_boundary
+        self._relay.ending = tap.at_boundary or tap.compressed  # never end inside an event
+        return self._relay.ending
 
     def _take(self, tap: SseTap, transcript: Transcript) -> bool:
         """Read what has come since the last time; False: nothing has."""

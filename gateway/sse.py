@@ -68,6 +68,9 @@ class SseTap:
         "raw_full",
     )
 
+    compressed = False
+    """Whether nothing of ours can be written between the upstream's events."""
+
     def __init__(self, family: str, strip_usage: bool) -> None:
         self._family = FAMILIES.get(family, PLAIN)
         self._news = self._family.news.search

@@ -5,17 +5,18 @@ import json
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import pytest
+import aiohttp
 
 from tests.e2e.conftest import CLIENT_S_MAX, Chain
 from tests.harness.fake_upstream import Play
-from tests.harness.waiting import until
 
 BODY: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Olá"}]}
 DECLARED: Final = "/v1/chat/completions"
 
 
-async def raw(chain: Chain, secret: str, target: str, body: bytes, method: str = "POST", *more: str) -> tuple[int, bytes]:
+async def raw(
+    chain: Chain, secret: str, target: str, body: bytes, method: str = "POST", *more: str
+) -> tuple[int, bytes]:
     """Status and body for a request line that no client library would write."""
     address = urlsplit(chain.stack.base_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
@@ -106,37 +107,39 @@ SOUND: Final = ('name="file"; filename="a.wav"', "x" * 300_000)
 CHEAP: Final = ('name="model"', "whisper-1")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        form(CHEAP, SOUND, ('name="model"', "gpt-4o-transcribe")),
-        form(CHEAP, ('name="model[]"', "gpt-4o-transcribe"), SOUND),
-        form(CHEAP, SOUND, ("name=model", "gpt-4o-transcribe")),
-        form(('name="model"; filename="m"', "whisper-1"), SOUND),
-        form(SOUND),
-        form(CHEAP, SOUND)[:-8],
-        form(CHEAP, SOUND) + b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nx\r\n--b--',
-        b"x" + form(CHEAP, SOUND),
-        form(CHEAP, SOUND).replace(b"\r\n", b"\n"),
-        b'{"model":"whisper-1"}',
-    ],
+DOUBTFUL: Final = (
+    form(CHEAP, SOUND, ('name="model"', "gpt-4o-transcribe")),
+    form(CHEAP, ('name="model[]"', "gpt-4o-transcribe"), SOUND),
+    form(CHEAP, SOUND, ("name=model", "gpt-4o-transcribe")),
+    form(('name="model"; filename="m"', "whisper-1"), SOUND),
+    form(SOUND),
+    form(CHEAP, SOUND)[:-8],
+    form(CHEAP, SOUND) + b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nx\r\n--b--',
+    b"x" + form(CHEAP, SOUND),
+    form(CHEAP, SOUND).replace(b"\r\n", b"\n"),
+    b'{"model":"whisper-1"}',
 )
-async def test_a_form_means_one_thing_or_is_refused(chain: Chain, body: bytes) -> None:
+
+
+async def test_a_form_means_one_thing_or_is_refused(chain: Chain) -> None:
     """Two models, one of them behind the file; parts that parsers read differently; a form without an end: the upstream
     never has a whole request to work on, nothing is booked or held."""
     secret = await chain.personal("ana", credit="1000")
-    chain.upstream.script = lambda _: Play(before_head=asyncio.Event())
-    for sized in (True, False):
-        headers = ("content-type: multipart/form-data; boundary=b",)
-        if sized:
-            status, answer = await raw(chain, secret, "/v1/audio/transcriptions", body, "POST", *headers)
-        else:
-            status, answer = await chunked(chain, secret, body)
-        assert status == 400
-        assert json.loads(answer)["error"]["code"] in ("invalid_multipart", "invalid_field")
+    for number, body in enumerate(DOUBTFUL):
+        for send in (sized, chunked):
+            status, answer = await send(chain, secret, body)
+            assert status == 400, number
+            assert json.loads(answer)["error"]["code"] in ("invalid_multipart", "invalid_field"), number
     assert chain.upstream.served == []
     shown = await chain.settled("ana")
     assert (shown["balance"], shown["held"]) == (1_000_000, 0)
+    for send in (sized, chunked):
+        assert (await send(chain, secret, form(CHEAP, SOUND)))[0] == 200
+
+
+async def sized(chain: Chain, secret: str, body: bytes) -> tuple[int, bytes]:
+    headers = ("content-type: multipart/form-data; boundary=b",)
+    return await raw(chain, secret, "/v1/audio/transcriptions", body, "POST", *headers)
 
 
 async def chunked(chain: Chain, secret: str, body: bytes) -> tuple[int, bytes]:
@@ -175,8 +178,8 @@ async def test_listed_paths_are_forwarded_and_nothing_else(chain: Chain) -> None
         assert (await raw(chain, secret, target, b"", method))[0] == expected, target
     assert (await raw(chain, "nobody", "/v1/files", b"", "GET"))[0] == 401
     assert len(chain.upstream.served) == 1
-    metrics = await chain.metrics()
-    assert 'sundial_gateway_forwarded_total{path="/files"} 1.0' in metrics
+    async with aiohttp.ClientSession() as session, session.get(chain.stack.gateway.url("/metrics")) as told:
+        assert 'sundial_gateway_forwarded_total{path="/files"} 1.0' in await told.text()
     await chain.stack.gateway.stop()
     chain.stack.gateway.launch(SUNDIAL_FORWARDED_PATHS="/chat/*")
     assert await chain.stack.gateway.ended() == 2
@@ -198,11 +201,6 @@ async def test_a_recording_is_booked_though_its_client_left(chain: Chain) -> Non
     )
     await chain.upstream.arrived(1)
     writer.transport.abort()
-
-    async def gone() -> bool:
-        return "client" in chain.stack.gateway.output or True
-
-    await until(gone)
     answering.set()
     [entry] = await chain.usage_entries("ana", 1)
     assert entry["evidence"] == "provider"
