@@ -40,9 +40,7 @@ def to_upstream(request: web.Request, call: Call) -> list[tuple[bytes, bytes]]:
     called a form, a JSON body could mean another model.
     """
     content_type = _JSON if call.upload is None else call.upload.content_type
-    headers = [
-        (name, content_type if name.lower() == b"content-type" else value) for name, value in passed_on(request)
-    ]
+    headers = [(name, content_type if name.lower() == b"content-type" else value) for name, value in passed_on(request)]
     headers.append((b"accept-encoding", b"identity"))
     headers.append((b"x-litellm-call-id", str(call.event_id).encode()))
     headers.append((b"x-litellm-end-user-id", str(call.caller.account_id).encode()))

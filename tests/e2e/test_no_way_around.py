@@ -1,4 +1,4 @@
-"""No path is a way around the meter: what is not declared is refused, and what is declared is metered however it is put."""
+"""No path is a way around the meter: what is not declared is refused, what is declared is metered however it is put."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ async def raw(
 async def test_other_spellings_of_a_path_are_other_paths(chain: Chain) -> None:
     """Encoded, doubled, dotted, with a slash or a fragment at the end, in another case, as an absolute URL, without the
     base: all refused before the upstream sees anything."""
-    secret = await chain.personal("ana", credit="1000")
+    secret = await chain.personal("ana", credit="100000")
     body = json.dumps(BODY).encode()
     for target in (
         "/v1/chat%2Fcompletions",
@@ -79,7 +79,7 @@ async def test_other_spellings_of_a_path_are_other_paths(chain: Chain) -> None:
 async def test_what_goes_upstream_is_what_was_priced(chain: Chain) -> None:
     """A query, an override of the method, another type of the body: none of them reaches the upstream, where each could
     mean another model. The call is metered as any other."""
-    secret = await chain.personal("ana", credit="1000")
+    secret = await chain.personal("ana", credit="100000")
     body = json.dumps(BODY).encode()
     more = (
         "x-http-method-override: DELETE",
@@ -124,7 +124,7 @@ DOUBTFUL: Final = (
 async def test_a_form_means_one_thing_or_is_refused(chain: Chain) -> None:
     """Two models, one of them behind the file; parts that parsers read differently; a form without an end: the upstream
     never has a whole request to work on, nothing is booked or held."""
-    secret = await chain.personal("ana", credit="1000")
+    secret = await chain.personal("ana", credit="100000")
     for number, body in enumerate(DOUBTFUL):
         for send in (sized, chunked):
             status, answer = await send(chain, secret, body)
@@ -132,7 +132,7 @@ async def test_a_form_means_one_thing_or_is_refused(chain: Chain) -> None:
             assert json.loads(answer)["error"]["code"] in ("invalid_multipart", "invalid_field"), number
     assert chain.upstream.served == []
     shown = await chain.settled("ana")
-    assert (shown["balance"], shown["held"]) == (1_000_000, 0)
+    assert (shown["balance"], shown["held"]) == (100_000_000, 0)
     for send in (sized, chunked):
         assert (await send(chain, secret, form(CHEAP, SOUND)))[0] == 200
 
@@ -189,7 +189,7 @@ async def test_listed_paths_are_forwarded_and_nothing_else(chain: Chain) -> None
 
 async def test_a_recording_is_booked_though_its_client_left(chain: Chain) -> None:
     """The client hangs up once its file is sent: the upstream works on, and what it reports is booked."""
-    secret = await chain.personal("ana", credit="1000")
+    secret = await chain.personal("ana", credit="100000")
     answering = asyncio.Event()
     chain.upstream.script = lambda _: Play(before_head=answering)
     address = urlsplit(chain.stack.base_url)

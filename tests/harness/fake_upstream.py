@@ -22,6 +22,7 @@ from tests.harness.fake_families import REPLIES, Asked, Reply, form_of
 from tests.harness.fake_wire import answer_json, answer_raw, chunk, first, read_body
 
 DEFAULT_TOKENS: Final = 12
+ARRIVAL_S_MAX: Final = 15.0
 _WORDS: Final = (
     " o relógio de sol mede a hora sem tocar a luz e cada sombra diz quanto do dia já passou assim também se conta"
     " cada palavra que o modelo escreve devagar uma depois da outra até que a resposta esteja inteira"
@@ -102,8 +103,8 @@ class FakeUpstream:
             self._server.close()
 
     async def arrived(self, number: int) -> None:
-        """Wait until so many requests have come in all."""
-        async with self._arrivals:
+        """Wait until so many requests have come in all. TimeoutError where they do not come."""
+        async with asyncio.timeout(ARRIVAL_S_MAX), self._arrivals:
             await self._arrivals.wait_for(lambda: len(self.served) >= number)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,6 +256,7 @@ class FakeUpstream:
             prompt_tokens=self._count(request["messages"]),
             request=request,
             headers=headers,
+            target="/v1/chat/completions",
         )
         if any(served.event_id == other.event_id for other in self.served):
             self.surprises.append(f"call {served.event_id} came twice")

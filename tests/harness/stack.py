@@ -117,9 +117,7 @@ class Program:
 class Stack:
     """Gateway and meter on given servers, and the command line beside them."""
 
-    def __init__(
-        self, home: Path, database: Database, *, redis_url: str, upstream_url: str, upstream_key: str
-    ) -> None:
+    def __init__(self, home: Path, database: Database, *, redis_url: str, upstream_url: str, upstream_key: str) -> None:
         gateway_port, gateway_metrics, meter_metrics = free_port(), free_port(), free_port()
         self.base_url = f"http://127.0.0.1:{gateway_port}/v1"
         self.database_url = database.url
