@@ -63,6 +63,8 @@ def _write(gate: Gate, kind: Kind, record: UsageEvent) -> None:
 def _say(closed: UsageEvent, hold: "Hold") -> None:
     """The canonical line of a call, and its metrics."""
     metrics.CALLS.labels(closed.family, closed.outcome, closed.evidence).inc()
+    for flag in closed.flags:
+        metrics.FLAGS.labels(flag).inc()
     metrics.TOKENS.labels("input").inc(closed.usage.tokens_in)
     metrics.TOKENS.labels("output").inc(closed.usage.tokens_out)
     metrics.CREDITS.inc(closed.charge_mc)

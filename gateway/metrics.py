@@ -10,6 +10,11 @@ REFUSALS = Counter("sundial_gateway_refusals_total", "Requests that were refused
 FORWARDED = Counter(
     "sundial_gateway_forwarded_total", "Requests that were passed on unmetered, by the path that is listed.", ["path"]
 )
+FLAGS = Counter(
+    "sundial_gateway_flags_total",
+    "Closed calls whose usage is less certain than its evidence says, by why: `absurd` and `inconsistent` want a look.",
+    ["flag"],
+)
 TOKENS = Counter("gen_ai_client_token_usage_total", "Tokens booked.", ["gen_ai_token_type"])
 DURATION = Histogram(
     "gen_ai_server_request_duration_seconds",
