@@ -107,6 +107,8 @@ class Reading:
             tools = body.get("tool_usage")
             if isinstance(tools, dict):
                 usage = {**usage, "tool_usage": tools}
+            elif searches := _searches(body):
+                usage = {**usage, "tool_usage": {"web_search": {"num_requests": searches}}}
             self._take_usage(usage, _text(kind))
 
     def _take_usage(self, usage: dict[str, Any], kind: str) -> None:
@@ -124,6 +126,16 @@ def _merged(start: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
     because relays fill in zeros for what they do not know at that point."""
     known = {key: value for key, value in delta.items() if value is not None and (value or not start.get(key))}
     return {**start, **known}
+
+
+def _searches(body: Mapping[str, Any]) -> int:
+    """Searches of the web among the items of a Responses answer: the usage of older ones does not count them.
+
+    Pages that are opened, and searched within, cost nothing."""
+    items = body.get("output")
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    actions = [item.get("action") for item in found if item.get("type") == "web_search_call"]
+    return sum(not isinstance(action, dict) or action.get("type") in (None, "search") for action in actions)
 
 
 def _finish_reason(event: Mapping[str, Any], body: Mapping[str, Any]) -> str:

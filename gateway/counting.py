@@ -31,7 +31,7 @@ def told(gate: Gate, call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counte
     if call.family.sold in ("text", "input"):
         return said
     ways = [] if said is None else [said]
-    ways += measure.pieces(call, tap, facts.model)
+    ways += measure.pieces(call, tap, facts.model, gate.book.catalog.models)
     priced = (way for way in ways if is_priced(call, gate.book.catalog, way, facts))
     return next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
 

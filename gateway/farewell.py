@@ -77,7 +77,7 @@ def responses(place: Place, answer_id: str, model: str, created: int, text: str,
     response = begun | {
         "status": "incomplete",
         "incomplete_details": {"reason": "max_output_tokens"},
-        "output": [item],
+        "output": [*place.items, item],
         "usage": {
             "input_tokens": usage.tokens_in,
             "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": usage.cache_write},

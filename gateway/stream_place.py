@@ -5,12 +5,16 @@ with the whole answer as it began; Anthropic's belong to blocks that are opened 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.answer import parse
 from gateway.sse_events import payload
 
 Event = Mapping[str, Any]
+
+ITEMS_MAX: Final = 256
+"""Whole items of one answer that are kept."""
+ITEM_DONE: Final = b"response.output_item.done"
 
 
 class Place:
@@ -31,6 +35,8 @@ class Place:
         """Whether the last item or block is text, and open."""
         self.open = False
         """Whether it is open, whatever it is."""
+        self.items: list[Event] = []
+        """Items that are whole (Responses)."""
 
     def see(self, raw: bytes) -> None:
         if self._read is None or not raw:
@@ -42,6 +48,9 @@ class Place:
                 if isinstance(event.get("response"), dict):
                     self.begun = event["response"]
                     break
+        if ITEM_DONE in raw:
+            self.items += [event["item"] for event in map(_event, blocks) if _is_whole_item(event)]
+            del self.items[ITEMS_MAX:]
         for block in reversed(blocks):
             if self._read(_event(block)):
                 break
@@ -57,7 +66,9 @@ class Place:
         self.index, self.item_id = index, _text(event.get("item_id"))
         self.part = event["content_index"] if isinstance(event.get("content_index"), int) else 0
         self.open = kind != "response.output_item.done"
-        self.writing = kind == "response.output_text.delta"
+        begun = event.get("part") if kind == "response.content_part.added" else None
+        begins_text = isinstance(begun, dict) and begun.get("type") == "output_text"
+        self.writing = kind == "response.output_text.delta" or begins_text
         return True
 
     def _messages(self, event: Event) -> bool:
@@ -68,6 +79,10 @@ class Place:
         self.index, self.open = index, kind != "content_block_stop"
         self.writing = self.open and isinstance(part, dict) and part.get("type") in ("text_delta", "text")
         return True
+
+
+def _is_whole_item(event: Event) -> bool:
+    return event.get("type") == "response.output_item.done" and isinstance(event.get("item"), dict)
 
 
 def _event(block: bytes) -> Event:

@@ -79,8 +79,9 @@ class Form:
         """The fields as a JSON body would have them, and how many `files` there are."""
         fields: dict[str, Any] = dict(self.fields)
         for name in _NUMBERS:
-            if fields.get(name, "").isdecimal():
-                fields[name] = int(fields[name])
+            text = self.fields.get(name, "")
+            if text.isascii() and text.isdecimal():
+                fields[name] = int(text)
         if "stream" in fields:
             fields["stream"] = _FLAGS.get(fields["stream"], fields["stream"])
         return fields | {"files": len(self.files)}
@@ -121,9 +122,9 @@ class Form:
 
     def _read_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
+        if (end if end >= 0 else len(self._buffer)) > PART_HEAD_BYTES_MAX:
+            raise Refusal("invalid_multipart", reason="a part's headers are too large")
         if end < 0:
-            if len(self._buffer) > PART_HEAD_BYTES_MAX:
-                raise Refusal("invalid_multipart", reason="a part's headers are too large")
             return False
         self._begin_part(bytes(self._buffer[:end]))
         del self._buffer[: end + 4]

@@ -166,8 +166,9 @@ def _mp3(clip: Clip) -> int:
     if clip.head.startswith(b"ID3"):
         size = clip.head[6:10]
         skipped = 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
-    # A picture may stand before the sound: then the frames at the end tell the rate.
-    data, at = (clip.head, skipped) if skipped < len(clip.head) - 4 else (clip.tail, 0)
+    data, at = clip.head, skipped
+    if skipped >= len(clip.head) - 4:  # a picture stands before the sound: the frames at the end tell the rate
+        data, at = clip.tail, max(0, skipped - clip.size + len(clip.tail))
     limit = min(len(data) - 4, at + 8 * 1024)
     frame = None
     while at < limit and (frame := _mp3_frame(data, at)) is None:

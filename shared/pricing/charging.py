@@ -200,7 +200,7 @@ def _credits(usage: Usage, model: PricedModel, card: RateCard) -> tuple[Sold, in
     def rate(kind: str) -> int | None:
         if kind in _TOKENS:
             return per_token
-        unit_mc = card.units.get(kind)
+        unit_mc = card.units.get(kind, 0 if kind == "requests" else None)
         if unit_mc is None:
             return None
         return unit_mc * (_CARD_DENOMINATOR // 1_000 if kind == "duration_ms" else _CARD_DENOMINATOR)

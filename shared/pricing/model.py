@@ -102,7 +102,7 @@ class RateCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Family `tokens` only: shell pattern of model names → weight in ppm; the first that matches counts, else 1."""
     units: dict[str, int] = {}
     """Family `tokens` only: millicredits per image, character, second (of `duration_ms`), search and request. What is
-    missing here is unpriced."""
+    missing here is unpriced; but a request is then free."""
 
 
 class Charge(msgspec.Struct, frozen=True):

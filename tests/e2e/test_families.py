@@ -1,8 +1,6 @@
 """Every endpoint family through the real gateway: what the upstream reports is booked to the unit; no byte changes."""
 
-import io
 import json
-import wave
 from typing import Any, Final
 
 import aiohttp
@@ -12,6 +10,7 @@ import pytest
 from tests.e2e.conftest import Chain
 from tests.harness.fake_families import SOUND
 from tests.harness.fake_upstream import Play, Served
+from tests.harness.media import wav
 from tests.harness.waiting import until
 
 TEXT: Final = "Quanto custa um relógio de sol?"
@@ -165,22 +164,11 @@ async def test_speech(chain: Chain) -> None:
     assert [one["evidence"] for one in (characters, guessed, told)] == ["recounted", "recounted", "provider"]
 
 
-def recording(seconds: float) -> bytes:
-    """A WAV file of silence."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(16_000)
-        sound.writeframes(bytes(int(seconds * 32_000)))
-    return file.getvalue()
-
-
 async def test_transcription(chain: Chain) -> None:
     """By tokens, by seconds, streamed; where the answer says nothing, by the length that the file says. The form goes
     upstream byte for byte, whichever field comes first."""
     secret = await chain.personal("ana", credit="100000")
-    sound = recording(12.5)
+    sound = wav(12.5)
     async with chain.client(secret) as client:
         tokens = await client.audio.transcriptions.create(model="gpt-4o-transcribe", file=("a.wav", sound))
         assert tokens.text == chain.upstream.served[0].text

@@ -25,6 +25,10 @@ class Peer:
                 length = int(line.partition(b":")[2])
         return head, await self._reader.readexactly(length)
 
+    async def read(self) -> bytes:
+        """Whatever comes next; empty at the end."""
+        return await self._reader.read(1 << 16)
+
     async def say(self, data: bytes, size: int = 0) -> None:
         """Send, where `size` is given in parts of so many bytes, each in a segment of its own."""
         for start in range(0, len(data), size or len(data) or 1):
