@@ -20,7 +20,6 @@ from gateway.budget import Budget
 from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, forwarded
 from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
-from gateway.headers import CALL_ID
 from gateway.journal import Journal
 from gateway.models import ModelList, model, models
 from gateway.provisional import provisional_model
@@ -212,6 +211,3 @@ async def _refuse(
         if not request.content.at_eof():
             answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
         return answer
-
-
-__all__ = ["CALL_ID", "application", "opened", "run"]

@@ -16,7 +16,7 @@ MESSAGES: Any = [{"role": "user", "content": "Quanto custa um relógio de sol?"}
 
 
 async def test_streamed_chat_is_on_the_statement(chain: Chain) -> None:
-    """A streamed chat with the openai package: whole text, no usage chunk, booked to the token within a second."""
+    """A streamed chat with the openai package: whole text, no usage chunk, booked to the token."""
     secret = await chain.personal("ana", credit="100000")
     text, usages = "", []
     async with chain.client(secret) as client:
@@ -24,9 +24,7 @@ async def test_streamed_chat_is_on_the_statement(chain: Chain) -> None:
         async for chunk in stream:
             usages.append(chunk.usage)
             text += chunk.choices[0].delta.content or ""
-    ended = time.monotonic()
     entries = await chain.usage_entries("ana", 1)
-    assert time.monotonic() - ended < 3.0  # two starts of the command included; the meter's own share is measured below
     [served] = chain.upstream.served
     assert text == served.text
     assert not any(usages)
