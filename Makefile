@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test lint unit fix precision map lock clean distclean
+.PHONY: help install up test fault lint unit fix precision map lock clean distclean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ up: install ## Run the whole chain in the foreground, demo models included; Ctrl
 	@exec $(BIN)/sundial up
 
 test: install lint ## Everything that must hold: lint, types and all tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -m "not sweep"
+
+fault: install ## The whole fault matrix, its exhaustive sweeps too
+	@$(BIN)/pytest tests/fault
 
 lint: install ## Form and types: ruff check, ruff format --check, mypy --strict
 	@$(BIN)/ruff check .

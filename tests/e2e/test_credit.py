@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from tests.e2e.conftest import Chain
+from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play
 
 MESSAGES: Any = [{"role": "user", "content": "Conte uma história sobre o sol."}]

@@ -7,7 +7,7 @@ import aiohttp
 import openai
 import pytest
 
-from tests.e2e.conftest import Chain
+from tests.harness.chain import Chain
 from tests.harness.fake_families import SOUND
 from tests.harness.fake_upstream import Play, Served
 from tests.harness.media import wav

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.conftest import Chain
+from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play
 
 MESSAGES: Any = [{"role": "user", "content": "Conte até mil."}]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Chain
+from tests.harness.chain import Chain
 
 BODY: Any = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Olá"}], "user": "65f0"}
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from tests.e2e.conftest import CLIENT_S_MAX, Chain
+from tests.harness.chain import CLIENT_S_MAX, Chain
 from tests.harness.fake_upstream import Play
 
 BODY: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Olá"}]}

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.conftest import Chain
+from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play
 from tests.harness.waiting import until
 

@@ -1,0 +1,39 @@
+"""One chain per test: real gateway and meter on real servers, a fake upstream behind them, clients in front."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.books import assert_books
+from tests.harness.chain import Chain
+from tests.harness.fake_upstream import FakeUpstream
+from tests.harness.servers import Database
+from tests.harness.stack import Stack
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """A fake upstream; the test fails where it was surprised."""
+    fake = FakeUpstream()
+    async with fake.listening():
+        yield fake
+    assert fake.surprises == []
+
+
+@pytest.fixture
+async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: FakeUpstream) -> AsyncIterator[Chain]:
+    """Gateway and meter, ready. Afterwards the books must close."""
+    stack = Stack(
+        tmp_path / "home",
+        database,
+        redis_url=redis_url,
+        upstream_url=upstream.url,
+        upstream_key=upstream.key,
+    )
+    try:
+        await stack.start()
+        yield Chain(stack, upstream)
+        await assert_books(database.url, redis_url)
+    finally:
+        await stack.stop()
