@@ -106,7 +106,9 @@ def litellm(environment: Mapping[str, str], log: str, master_key: str, demo_url:
         proxies = {name: environment[name] for name in _PROXIES if name in environment}
         url = environment.get("OPENAI_BASE_URL", OPENAI_URL)
         return {**common(environment, log), **proxies, **ours, "OPENAI_API_KEY": key, "SUNDIAL_OPENAI_URL": url}
-    return {**common(environment, log), **ours, "SUNDIAL_DEMO_URL": demo_url, "SUNDIAL_DEMO_KEY": demo_key}
+    origin = demo_url.removesuffix("/v1")  # to which LiteLLM adds Anthropic's path
+    demos = {"SUNDIAL_DEMO_URL": demo_url, "SUNDIAL_DEMO_ORIGIN": origin, "SUNDIAL_DEMO_KEY": demo_key}
+    return {**common(environment, log), **ours, **demos}
 
 
 def for_shells(addresses: Addresses, demo_key: str, service_key: str) -> dict[str, str]:

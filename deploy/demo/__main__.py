@@ -9,7 +9,8 @@ import sys
 
 import structlog
 
-from deploy.demo.app import TOKENS_PER_S, build, serve
+from deploy.demo.app import build, serve
+from deploy.demo.serving import TOKENS_PER_S
 from shared import logs
 
 USAGE_ERROR = 2

@@ -16,6 +16,7 @@ _WORDS: Final = {name: frozenset(_TEXTS[name]["words"].split()) for name in ("pt
 _STOP_WORDS: Final = frozenset(["user", "assistant", "usuário", "content"]).union(*_WORDS.values())
 _TITLE: Final = re.compile(r"\b(title|t[íi]tulo)\b", re.IGNORECASE)
 _CONVERSATION: Final = re.compile(r"\b(conversation|conversa|chat|message)", re.IGNORECASE)
+_VIOLENCE: Final = re.compile(r"\b(?:kill|murder|bomb|matar|assassinar|bomba)\b", re.IGNORECASE)
 _SUM: Final = re.compile(r"(-?\d{1,9})\s*([-+*x×/÷])\s*(-?\d{1,9})")
 _COUNT: Final = re.compile(r"\b(?:count|conte|contar)\b\D*(\d{1,6})", re.IGNORECASE)
 
@@ -32,6 +33,22 @@ def language_of(text: str) -> Language:
 def is_title_request(text: str, streamed: bool) -> bool:
     """Whether the call asks for a conversation's title, as chat programs do beside the first answer."""
     return not streamed and bool(_TITLE.search(text)) and bool(_CONVERSATION.search(text))
+
+
+def words_of(content: Any) -> str:
+    """The words of a content, which is a text or a list of parts."""
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def is_to_fail(question: str) -> bool:
+    """Whether the question asks for a failure: then a stream breaks half-way, and a whole answer is an error."""
+    return "#fail" in question
+
+
+def is_violent(text: str) -> bool:
+    return _VIOLENCE.search(text) is not None
 
 
 def title(text: str) -> str:
@@ -65,6 +82,12 @@ def answer_to_tool(question: str, result: str) -> str:
     """The answer after a tool was called: it repeats what the tool said."""
     texts = _TEXTS[language_of(question)]
     return _signed(f"{texts['tool']}: {result.strip()[:400]}", texts)
+
+
+def transcript(prompt: str, seconds: float) -> str:
+    """What the demo says that it heard, in the language of the prompt, else in Portuguese."""
+    language = language_of(prompt) if prompt else "pt"
+    return str(_TEXTS[language]["heard"]).replace("{seconds}", f"{seconds:.1f}")
 
 
 def wants_weather(question: str) -> bool:

@@ -41,9 +41,22 @@ class PromptCache:
                 found = length
                 self._seen.move_to_end(prefix)
             self._seen[prefix] = None
+        self._forget()
+        return found
+
+    def holds(self, prefix: Sequence[int]) -> bool:
+        """Whether exactly these leading tokens were seen before; remembers them. For caches that are told what to keep
+        (Anthropic's)."""
+        mark = hash(("whole", *prefix))
+        held = mark in self._seen
+        self._seen[mark] = None
+        self._seen.move_to_end(mark)
+        self._forget()
+        return held
+
+    def _forget(self) -> None:
         while len(self._seen) > CACHED_PREFIXES_MAX:
             self._seen.popitem(last=False)
-        return found
 
 
 class Tokenizer:
@@ -55,6 +68,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._encoding.encode_ordinary(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        return self._encoding.decode(tokens)
 
     def count(self, text: str) -> int:
         return len(self.encode(text))

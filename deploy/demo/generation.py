@@ -1,4 +1,4 @@
-"""From a chat request to everything that will be answered, before the first token is sent. Pure."""
+"""From a request for text to everything that will be answered, before the first token is sent. Pure."""
 
 import json
 import zlib
@@ -10,6 +10,8 @@ from deploy.demo import answers
 from deploy.demo.counting import TOKENS_PER_TOOL_CALL, PromptCache, Tokenizer, is_reasoning
 
 CHOICES_MAX: Final = 16
+COMPLETION_TOKENS: Final = 16
+"""Tokens of an older completion that sets no limit."""
 REASONING_TOKENS_LEAST: Final = 64
 REASONING_TOKENS_SPAN: Final = 192
 """A reasoning model thinks for 64 to 255 hidden tokens."""
@@ -42,17 +44,28 @@ class Generation(msgspec.Struct, frozen=True):
     choices: tuple[Choice, ...]
     prompt_tokens: int
     cached_tokens: int
+    question: str = ""
+    """The last thing that the user said."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """All that was produced, hidden thought included."""
+        return sum(choice.tokens + choice.reasoning for choice in self.choices)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(choice.reasoning for choice in self.choices)
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage object."""
-        completion = sum(choice.tokens + choice.reasoning for choice in self.choices)
+        completion = self.completion_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens, "audio_tokens": 0},
             "completion_tokens_details": {
-                "reasoning_tokens": sum(choice.reasoning for choice in self.choices),
+                "reasoning_tokens": self.reasoning_tokens,
                 "audio_tokens": 0,
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,
@@ -68,16 +81,41 @@ def generate(body: dict[str, Any], tokenizer: Tokenizer, cache: PromptCache) -> 
         raise BadRequestError(f"Invalid 'n': expected an integer from 1 to {CHOICES_MAX}.", "n")
     prompt = tokenizer.prompt(messages, body.get("tools"))
     return Generation(
-        tuple(_choose(body, messages, tokenizer, turn) for turn in range(count)), len(prompt), cache.cached(prompt)
+        tuple(_choose(body, messages, tokenizer, turn) for turn in range(count)),
+        len(prompt),
+        cache.cached(prompt),
+        _question(messages),
     )
+
+
+def complete(body: dict[str, Any], tokenizer: Tokenizer) -> Generation:
+    """The older completions: a text is continued, or several are; 16 tokens where no limit is given. Raises
+    BadRequestError."""
+    prompts = body.get("prompt")
+    if isinstance(prompts, str) or (isinstance(prompts, list) and all(isinstance(one, int) for one in prompts)):
+        prompts = [prompts]
+    if not isinstance(prompts, list) or not all(isinstance(one, str | list) for one in prompts) or not prompts:
+        raise BadRequestError("Invalid 'prompt': expected a text or a list.", "prompt")
+    count = body.get("n") or 1
+    if not isinstance(count, int) or not 1 <= count * len(prompts) <= CHOICES_MAX:
+        raise BadRequestError(f"Invalid 'n': expected 1 to {CHOICES_MAX} answers in all.", "n")
+    texts = [one if isinstance(one, str) else tokenizer.decode(one) for one in prompts]
+    limit = _limit(body) or COMPLETION_TOKENS
+    choices = []
+    for text in texts:
+        for turn in range(count):
+            said = answers.answer(text, turn=turn)
+            for end in _stops(body.get("stop")):
+                said = said.partition(end)[0]
+            kept, tokens, was_cut = tokenizer.cut(said, limit)
+            choices.append(Choice(kept, "length" if was_cut else "stop", tokens))
+    sizes = [tokenizer.count(one) if isinstance(one, str) else len(one) for one in prompts]
+    return Generation(tuple(choices), sum(sizes), 0, texts[-1])
 
 
 def text_of(message: dict[str, Any]) -> str:
     """The words of a message, whichever way its content is written."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return str(content or "")
+    return answers.words_of(message.get("content"))
 
 
 def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,8 +128,12 @@ def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
+def _question(messages: list[dict[str, Any]]) -> str:
+    return next((text_of(each) for each in reversed(messages) if each["role"] == "user"), text_of(messages[-1]))
+
+
 def _choose(body: dict[str, Any], messages: list[dict[str, Any]], tokenizer: Tokenizer, turn: int) -> Choice:
-    question = next((text_of(each) for each in reversed(messages) if each["role"] == "user"), text_of(messages[-1]))
+    question = _question(messages)
     after_tool = messages[-1]["role"] in ("tool", "function")
     if not after_tool and (function := _function_to_call(body, question)):
         arguments = json.dumps(answers.fill(function.get("parameters"), question), ensure_ascii=False)

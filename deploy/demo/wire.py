@@ -1,11 +1,11 @@
-"""The shapes of OpenAI's API: chunks, whole answers, model lists, errors, vectors. Pure."""
+"""The shapes of OpenAI's API: models, chunks, whole answers, errors, vectors. Pure."""
 
 import base64
 import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any, Final
 
@@ -22,15 +22,46 @@ SNAPSHOTS: Final = {
     "gpt-5-mini": "gpt-5-mini-2025-08-07",
     "o4-mini": "o4-mini-2025-04-16",
 }
+CLAUDE_SNAPSHOTS: Final = {
+    "claude-sonnet-4-5": "claude-sonnet-4-5-20250929",
+    "claude-haiku-4-5": "claude-haiku-4-5-20251001",
+}
+COMPLETION_MODELS: Final = ("gpt-3.5-turbo-instruct",)
 EMBEDDING_DIMENSIONS: Final = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072}
-MODELS: Final = (*SNAPSHOTS, *EMBEDDING_DIMENSIONS)
+IMAGE_MODELS: Final = ("gpt-image-1", "gpt-image-1-mini", "dall-e-3", "dall-e-2")
+SPEECH_MODELS: Final = ("gpt-4o-mini-tts", "tts-1", "tts-1-hd")
+TRANSCRIPTION_MODELS: Final = ("gpt-4o-transcribe", "gpt-4o-mini-transcribe", "whisper-1")
+MODERATION_MODELS: Final = ("omni-moderation-latest", "text-moderation-latest")
+MODELS: Final = (
+    *SNAPSHOTS,
+    *CLAUDE_SNAPSHOTS,
+    *COMPLETION_MODELS,
+    *EMBEDDING_DIMENSIONS,
+    *IMAGE_MODELS,
+    *SPEECH_MODELS,
+    *TRANSCRIPTION_MODELS,
+    *MODERATION_MODELS,
+)
+FAILED: Final = "The demo model failed because the question asked it to (#fail)."
 DONE: Final = b"data: [DONE]\n\n"
+_CATEGORIES: Final = (
+    *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent"),
+    *("self-harm", "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors"),
+    *("violence", "violence/graphic"),
+)
 FEATURES_PER_WORD: Final = 24
 """Dimensions that one word touches in the demo's embeddings: texts with words in common lie close together."""
 
 
-def event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+def snapshot(model: str) -> str | None:
+    """The dated name of the chat model that answers; None for what is none."""
+    return model if model in SNAPSHOTS.values() else SNAPSHOTS.get(model)
+
+
+def event(content: Mapping[str, Any], *, named: bool = False) -> bytes:
+    """One event of a stream; `named`: with the line that says its type, as newer endpoints have it."""
+    name = f"event: {content['type']}\n" if named else ""
+    return f"{name}data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
 
 
 def error(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
@@ -71,6 +102,22 @@ def completion(base: dict[str, Any], generation: Generation, call_id: str) -> di
             message |= {"content": None, "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
         choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": choice.finish})
     return {**base, "object": "chat.completion", "choices": choices, "usage": generation.usage()}
+
+
+def text_choice(text: str, index: int, finish: str | None) -> dict[str, Any]:
+    """One choice of the older completions."""
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}
+
+
+def moderation(*, violent: bool) -> dict[str, Any]:
+    """One result: the demo knows violence alone."""
+    score = 0.97 if violent else 0.0001
+    return {
+        "flagged": violent,
+        "categories": {name: violent and name == "violence" for name in _CATEGORIES},
+        "category_scores": {name: score if name == "violence" else 0.0001 for name in _CATEGORIES},
+        "category_applied_input_types": {name: ["text"] for name in _CATEGORIES},
+    }
 
 
 def embedding(text: str, dimensions: int, *, as_base64: bool) -> list[float] | str:

@@ -146,8 +146,8 @@ def test_the_commands_of_the_readme(up: Up) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Try it")[2].partition("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) >= 6
-    script = "set -euo pipefail\n" + "\n".join(f"echo '== {n}'\n{block}" for n, block in enumerate(blocks))
+    assert len(blocks) >= 8
+    script = "set -euo pipefail\n" + "\n".join(f"echo; echo '== {n}'\n{block}" for n, block in enumerate(blocks))
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=up.folder,
@@ -165,6 +165,8 @@ def test_the_commands_of_the_readme(up: Up) -> None:
     assert "65f0c0ffee" in said[4]
     assert "71aadecade" in said[4]
     assert '"code":"credit_exhausted"' in said[6]
+    assert "1 2 3" in said[7]
+    assert "whisper-1" in said[7]
 
 
 def test_the_second_start_finds_everything(up: Up) -> None:

@@ -126,7 +126,7 @@ async def test_errors_have_openais_shape(url: str, body: bytes, key: str, status
 
 async def test_unknown_paths_are_told_in_json(url: str, session: ClientSession) -> None:
     """Also where there is no such endpoint the error is one that clients can read."""
-    async with session.post(f"{url}/images/generations", json={}) as answer:
+    async with session.post(f"{url}/videos", json={}) as answer:
         assert answer.status == 404
         assert "Invalid URL" in (await answer.json())["error"]["message"]
 
@@ -149,7 +149,7 @@ async def test_generation_stops_when_the_client_is_gone(slow_url: str, session: 
         await until(lambda: logged)
     (line,) = logged
     assert line["event"] == "client gone, stopped"
-    assert line["tokens_sent"] < line["completion_tokens"]
+    assert line["tokens_sent"] < line["usage"]["completion_tokens"]
 
 
 async def until(condition: Callable[[], object]) -> None:
