@@ -10,6 +10,7 @@ import structlog
 
 from gateway.admission import Call
 from gateway.bounds import Bounds, affordable_tokens
+from gateway.identity import Caller
 from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
 from gateway.refusals import Refusal
 from shared import events, ids, redis_keys
@@ -95,6 +96,23 @@ class Budget:
     def plan_of(self, call_plan: str, account_id: UUID) -> str:
         """The plan to price with: the account's if it is known to differ, else the key's."""
         return self._plans.get(account_id, call_plan)
+
+    async def refuse_blocked(self, caller: Caller) -> None:
+        """For requests that hold nothing: one look at the account, which need not exist.
+
+        Raises Refusal `account_blocked`, `not_ready`.
+        """
+        try:
+            epoch = self._link.send("EXISTS", redis_keys.epoch(caller.shard))
+            status = self._link.send("HGET", redis_keys.account(caller.shard, caller.account_id), "status")
+            known, status_now = await asyncio.gather(epoch, status)
+        except (RedisAwayError, RedisAnswerError) as error:
+            log.warning("look_failed", error=str(error))
+            raise Refusal("not_ready") from error
+        if not known:
+            raise Refusal("not_ready")  # Redis may have forgotten who is blocked
+        if status_now not in (None, b"active"):
+            raise Refusal("account_blocked")
 
     async def reserve(self, call: Call, bounds: Bounds, draft: UsageEvent, allowance_mc: int) -> Hold:
         """Hold credit for a call.

@@ -1,6 +1,7 @@
 """Requests that are passed on and never booked: what is free, and what the operator listed (`forwarded_paths`).
 
-The caller is identified as for any call; nothing is held, so nobody is refused for lack of credit.
+The caller is identified as for any call; nothing is held, so nobody is refused for lack of credit. A blocked account is
+refused here too: what is listed is the operator's to pay.
 """
 
 import time
@@ -33,6 +34,7 @@ async def forward(request: web.Request, family: Family) -> web.StreamResponse:
     caller = identify(find_key(credential(request.headers), gate.book.keys, time.time()), request.headers)
     call_id = str(gate.new_event_id())
     request["call_id"] = call_id
+    await gate.budget.refuse_blocked(caller)
     # Of what is listed the path is plain (families.find) and the query goes with it; a declared path goes alone.
     target = request.raw_path.removeprefix(BASE_PATH) if family.treatment == "forwarded" else family.path
     headers = [*passed_on(request), (b"accept-encoding", b"identity"), (b"x-litellm-call-id", call_id.encode())]

@@ -2,7 +2,8 @@
 with prices.
 
 LibreChat asks for it with every page, uncached, and gives up after five seconds; it is never refused for lack of
-credit. Entries carry `pricing` (US dollars per token, as strings) and `context_length`, which LibreChat shows.
+credit, nor to a blocked account: its pages go on to be drawn, and its calls are told why they are refused. Entries
+carry `pricing` (US dollars per token, as strings) and `context_length`, which LibreChat shows.
 """
 
 import asyncio

@@ -87,10 +87,18 @@ async def test_a_revoked_key_is_refused_at_once(chain: Chain) -> None:
 
 
 async def test_a_blocked_account_is_refused(chain: Chain) -> None:
-    """Blocking an account reaches the running gateway and reads as one clear sentence."""
+    """Blocking an account reaches the running gateway and reads as one clear sentence, also where nothing is
+    held; a list of models is still given."""
     secret = await chain.personal("ana", credit="1000")
     await chain.stack.sundial("account", "block", "ana")
     answer = await chain.until_status(secret, BODY, 403)
     assert answer["error"]["code"] == "account_blocked"
+    async with chain.session(secret) as session:
+        for path in ("/v1/moderations", "/v1/messages/count_tokens"):
+            async with session.post(path, json={**BODY, "input": "x"}) as refused:
+                assert (refused.status, "bloqueada" in await refused.text()) == (403, True), path
+        async with session.get("/v1/models") as listed:
+            assert listed.status == 200
+    assert {served.target for served in chain.upstream.served} <= {"/v1/chat/completions"}
     await chain.stack.sundial("account", "unblock", "ana")
     await chain.until_status(secret, BODY, 200)

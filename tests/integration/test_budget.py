@@ -123,6 +123,21 @@ async def test_a_personal_keys_account_must_exist(budget: Budget, ana: HoldScrip
     assert budget.running == {}
 
 
+async def test_what_holds_nothing_looks_at_the_account(budget: Budget, ana: HoldScripts) -> None:
+    """A blocked account is refused, one below its floor or never seen is not; without an epoch nobody knows."""
+    ana.told(-5)
+    of = call("ana").caller
+    await budget.refuse_blocked(of)
+    HoldScripts(ana.client, "never seen").open()
+    await budget.refuse_blocked(call("never seen").caller)
+    ana.told(1_000, revision=2, status="blocked")
+    with refused("account_blocked"):
+        await budget.refuse_blocked(of)
+    ana.client.delete(ana.keys["epoch"])
+    with refused("not_ready"):
+        await budget.refuse_blocked(of)
+
+
 async def test_every_refusal_of_redis_is_the_right_one(budget: Budget, ana: HoldScripts) -> None:
     """Blocked, exhausted with what is left, closed, and full: and none leaves a hold."""
     ana.told(1_000, revision=2, status="blocked")
