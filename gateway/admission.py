@@ -105,6 +105,13 @@ def permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
     return rates
 
 
+def with_model(ask: Ask, request: Mapping[str, Any], body: bytes) -> bytes:
+    """The body, naming the model that it is priced as, where the client left the choice to the upstream."""
+    if request.get("model") is not None:
+        return body
+    return msgspec.json.encode({**_values(body), "model": ask.model})
+
+
 def with_usage(ask: Ask, request: Mapping[str, Any], body: bytes) -> bytes:
     """The body, asking for the usage of a stream."""
     if not ask.stream or ask.usage_asked:
@@ -165,7 +172,7 @@ def admit(
         ask=_with_kinds(ask, rates.model, body),
         rates=rates,
         request=body,
-        body=with_usage(ask, request, body),
+        body=with_usage(ask, request, with_model(ask, request, body)),
         input_tokens=estimate_prompt(len(body), request),
         strip_usage=ask.stream and not ask.usage_asked,
         started_at_us=started_at_us,

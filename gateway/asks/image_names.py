@@ -2,7 +2,7 @@
 
 A price list sells an image by quality and size: `hd/1024-x-1792/dall-e-3`, with a provider's prefix in front of both:
 `azure/hd/1024-x-1792/dall-e-3`. Where an answer does not say what it has, and the request did not ask for anything, the
-dearest of a model's images counts.
+dearest of a model's images counts, unless the operator gave the model a price of its own.
 """
 
 import re
@@ -52,16 +52,17 @@ def priced_names(model: str, quality: str, size: str) -> tuple[str, ...]:
 
 
 def priced_image(models: Mapping[str, PricedModel], model: str, quality: str, size: str) -> PricedModel | None:
-    """The price of one image: of that quality and size, else the dearest that the model has, else its only one."""
+    """The price of one image: of that quality and size, else the model's own, else the dearest of its sizes.
+
+    A model that has prices for sizes has one of its own only where an operator set it: for all other images."""
     for name in priced_names(model, quality, size):
         found = pricing.resolve(models, name)
         if found is not None and "images" in found.rates:
             return found
-    sized = max(_all_sized(models, model), key=lambda one: one.rates["images"], default=None)
-    if sized is not None:
-        return sized
     plain = pricing.resolve(models, model)
-    return plain if plain is not None and "images" in plain.rates else None
+    if plain is not None and "images" in plain.rates:
+        return plain
+    return max(_all_sized(models, model), key=lambda one: one.rates["images"], default=None)
 
 
 def image_tokens(model: str, quality: str, size: str) -> int:

@@ -1,5 +1,6 @@
 """What requests of each family ask for: fields that permit, price and bound a call, and wrong ones that are named."""
 
+import json
 from typing import Any, Final
 
 import pytest
@@ -8,6 +9,7 @@ from multidict import CIMultiDict
 
 from gateway import asks
 from gateway.admission import admit
+from gateway.asks.steering import STEERING
 from gateway.asks.text import PROMPTS_MAX
 from gateway.families import BASE_PATH, FAMILIES, Family, find
 from gateway.headers import to_upstream
@@ -39,6 +41,25 @@ def test_every_metered_family_has_a_reader(one: Family) -> None:
     """A model, how it is sold, and at least one answer."""
     ask = asks.read(one, {"model": "m", "input": "x"})
     assert (ask.model, ask.sold, ask.choices) == ("m", one.sold, 1)
+
+
+@pytest.mark.parametrize("one", READABLE, ids=lambda one: one.path)
+def test_nobody_steers_the_proxy_behind_us(one: Family) -> None:
+    """A field that LiteLLM would take for its own is refused in every family, whatever it says; null says nothing."""
+    for name in STEERING:
+        for value in ({"model": "dearer"}, ["dearer"], "dearer", 0, False, ""):
+            assert field_of(one.path, **{name: value}) == name
+        assert read(one.path, **{name: None}).model == "m"
+
+
+@pytest.mark.parametrize("given", [b'{"input":"x"}', b'{ "model" : null, "input":"x" }', b'{"input":"x","n":1e2}'])
+def test_what_is_checked_is_told_which_model_was_priced(given: bytes) -> None:
+    """A moderation may leave its model out: then the one that it is priced as is sent, with all that came."""
+    made = admit(event_of(1), caller(), family("/moderations"), given, PLAN, CATALOG, 0, 0.0)
+    assert made.ask.model == "omni-moderation-latest"
+    assert json.loads(made.body) == {**json.loads(given), "model": "omni-moderation-latest"}
+    named = b'{"model":"m","input":"x"}'
+    assert admit(event_of(1), caller(), family("/moderations"), named, PLAN, CATALOG, 0, 0.0).body == named
 
 
 @pytest.mark.parametrize("one", READABLE, ids=lambda one: one.path)

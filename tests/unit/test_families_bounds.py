@@ -182,6 +182,15 @@ def test_an_image_costs_what_it_is_or_the_dearest_that_it_may_be(
     assert (found.model if found else "") == priced
 
 
+def test_an_operators_own_price_is_for_all_images_that_have_none() -> None:
+    """Beside prices for single sizes: those count where they fit."""
+    own = {**MODELS, "d": image("d", 40), "hd/1024-x-1792/d": image("hd/1024-x-1792/d", 120)}
+    for quality, size, priced in (("hd", "1024x1792", 120), ("hd", "1024x1024", 40), ("", "", 40)):
+        found = priced_image(own, "d", quality, size)
+        assert found is not None
+        assert found.rates["images"] == priced
+
+
 _SIZES = st.sampled_from(["", "1024x1024", "1024x1536", "1536x1024", "7x7"])
 _QUALITIES = st.sampled_from(["", "low", "medium", "high", "hd"])
 

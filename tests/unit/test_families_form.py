@@ -138,6 +138,15 @@ def test_a_field_that_matters_stands_there_once_and_plainly(name: str) -> None:
         assert (caught.value.code, caught.value.facts["field"]) == ("invalid_field", name)
 
 
+@pytest.mark.parametrize("name", ["extra_body", "fallbacks", "fallbacks[]", "extra_body[model]"])
+def test_a_form_steers_no_proxy_either(name: str) -> None:
+    """Before the file or behind it, as a text or as a file."""
+    for body in (field(name, "x") + FILE, FILE + field(name, "x"), part(f'name="{name}"; filename="x"', b"x")):
+        with pytest.raises(Refusal) as caught:
+            read(field("model", "whisper-1") + body + END)
+        assert caught.value.facts["field"] == name.partition("[")[0]
+
+
 def test_a_field_that_is_no_text_is_named() -> None:
     """Values are UTF-8."""
     with pytest.raises(Refusal) as caught:
