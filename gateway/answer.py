@@ -5,13 +5,17 @@ endpoint is read as well as it can be.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from shared.usage_rules import credible
 
+_WRAPPED: Final = {"images": "image_", "transcription": "transcript."}
+"""Families of which LiteLLM (1.106) reads no streams, and how the types of their events begin. What the provider
+streamed comes as one text in a whole answer: of a transcription in `text`, of images in the message of an error."""
+_EVENT_DATA: Final = "data: "
 _BOM: Final = b"\xef\xbb\xbf"
 _decode = msgspec.json.Decoder().decode
 
@@ -26,7 +30,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str = ""
     error: dict[str, Any] | None = None
     images: int = 0
-    """Images in the answer of an image endpoint."""
+    """Images in the answer of an image endpoint; those in an error, too."""
     quality: str = ""
     size: str = ""
     """Of these images."""
@@ -40,6 +44,11 @@ def read_answer(family: str, body: bytes) -> Answer:
     reading = Reading(family)
     reading.take(found)
     data = found.get("data")
+    images = len(data) if family == "images" and isinstance(data, list) and not reading.error else 0
+    if family in _WRAPPED and reading.usage_raw is None:
+        for event in _wrapped(found, _WRAPPED[family]):
+            reading.take(event)
+            images += "b64_json" in event and "partial_image_index" not in event
     if family == "transcription" and reading.usage_raw is None and "duration" in found:
         reading.usage_raw = {"type": "duration", "seconds": found["duration"]}  # `verbose_json` of older models
     return Answer(
@@ -48,10 +57,20 @@ def read_answer(family: str, body: bytes) -> Answer:
         service_tier=reading.service_tier,
         finish_reason=reading.finish_reason,
         error=reading.error,
-        images=len(data) if family == "images" and isinstance(data, list) else 0,
+        images=images,
         quality=_text(found.get("quality")),
         size=_text(found.get("size")),
     )
+
+
+def _wrapped(found: Mapping[str, Any], kind: str) -> Iterator[dict[str, Any]]:
+    """The events of a stream that came as a text, those whose type begins with `kind`."""
+    error = found.get("error")
+    text = _text(found.get("text")) or _text(error.get("message") if isinstance(error, dict) else None)
+    for line in text.splitlines() if _EVENT_DATA in text else ():
+        event = parse(line.removeprefix(_EVENT_DATA).encode()) if line.startswith(_EVENT_DATA) else None
+        if event is not None and _text(event.get("type")).startswith(kind):
+            yield event
 
 
 def parse(data: bytes) -> dict[str, Any] | None:

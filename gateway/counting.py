@@ -14,7 +14,7 @@ from gateway.gate import Gate
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript, count_completion
 from gateway.recount.prompt import count_prompt
-from gateway.settlement import Counted, Facts, is_priced
+from gateway.settlement import NOTHING, Counted, Facts, is_priced
 from gateway.sse import SseTap
 from shared.usage import Usage
 from shared.usage_rules import credible, normalise
@@ -91,6 +91,8 @@ def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) 
         assert isinstance(tap, PlainTap)
         completion = count_completion(family, model, tap.body)
         output, flags = completion.tokens, [*completion.flags]
+        if tap.error and not output:
+            return NOTHING  # a whole answer that says it failed: no provider bills it, but it can be compared
     usage = _input_said(call, tap)
     if usage is None:
         prompt = count_prompt(family, model, parse(call.request))

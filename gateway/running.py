@@ -107,7 +107,7 @@ class Running:
         outcome = await self._until_end()
         if outcome == "complete":
             self._relay.write(self._tap.finish())
-            if self._answer.status >= 400:
+            if self._answer.status >= 400 and not self._made():
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
                 self._complete = await self._close(self._outcome())
@@ -120,6 +120,10 @@ class Running:
             return True
         self._relay.cut()
         return False
+
+    def _made(self) -> bool:
+        """Whether an error carries what it says has failed: LiteLLM (1.106) wraps a streamed image so."""
+        return isinstance(self._tap, PlainTap) and self._tap.images > 0
 
     def _outcome(self) -> Outcome:
         """Of an answer that came to its end."""

@@ -133,6 +133,24 @@ def test_a_usage_that_has_no_price_gives_way_to_what_has_one() -> None:
     assert (found.usage, found.evidence) == (Usage(images=2), "recounted")
 
 
+async def test_a_whole_answer_that_says_it_failed_is_booked_at_nothing() -> None:
+    """It has no usage and no text: no provider bills that, and the statement shows the call all the same. With text, or
+    without an error, what was sent and came is counted."""
+    error = {"code": "server_error", "message": "no"}
+    failed: dict[str, Any] = {"status": "failed", "error": error, "output": [], "usage": None}
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Olá"}]}
+    made = of("/responses", {"input": "abc"})
+    shared = gate()
+    for answer, evidence, output in (
+        (failed, "none", 0),
+        ({**failed, "output": [message]}, "recounted", 1),
+        ({**failed, "error": None}, "recounted", 0),
+    ):
+        counted = await counting.recount(shared, made, plain("responses", answer), None)
+        assert (counted.evidence, counted.usage.output) == (evidence, output)
+        assert bool(counted.usage.input) == (evidence == "recounted")
+
+
 def test_speech_is_its_characters() -> None:
     """Exactly, whatever came of the sound."""
     found = told(of("/audio/speech", model="tts-1", characters=31), BinaryTap("speech"))

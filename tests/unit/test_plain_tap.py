@@ -1,6 +1,7 @@
 """Observer of an answer that is no stream: nothing is changed, the last bytes wait, the usage is read."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,47 @@ def test_an_error_answer_is_told_as_one() -> None:
     tap = PlainTap("chat")
     carried(tap, [b'{"error":{"message":"no","type":"x"}}'])
     assert tap.error == {"message": "no", "type": "x"}
+
+
+EVENTS = (
+    "event: image_edit.partial_image\n"
+    'data: {"type":"image_edit.partial_image","b64_json":"eA==","partial_image_index":0}\n\n'
+    'event: image_edit.completed\ndata: {"type":"image_edit.completed","b64_json":"eA==","quality":"low",'
+    '"usage":{"input_tokens":202,"output_tokens":372}}\n\n'
+)
+HEARD = (
+    'data: {"type":"transcript.text.delta","delta":"Olá"}\n\n'
+    'data: {"type":"transcript.text.done","text":"Olá",'
+    '"usage":{"type":"tokens","input_tokens":125,"output_tokens":2}}\n\n'
+)
+
+
+def read(family: str, answer: Mapping[str, object]) -> PlainTap:
+    tap = PlainTap(family)
+    carried(tap, [json.dumps(answer).encode()])
+    return tap
+
+
+def test_a_stream_that_came_as_a_text_is_read() -> None:
+    """LiteLLM puts the events of a transcription into its text, and those of an image into an error: the usage is the
+    provider's, and the image was made. The same words of a person, or of a model that only talks, are none."""
+    heard = read("transcription", {"text": HEARD, "usage": None})
+    assert heard.usage_raw == {"type": "tokens", "input_tokens": 125, "output_tokens": 2}
+    drawn = read("images", {"error": {"message": f"litellm.APIError: OpenAIException - {EVENTS}"}})
+    assert (drawn.usage_raw, drawn.images) == ({"input_tokens": 202, "output_tokens": 372}, 1)
+    assert drawn.error is not None
+    for family, answer in (
+        ("chat", {"text": HEARD}),
+        ("images", {"error": {"message": HEARD}}),
+        ("transcription", {"text": "data: " + "x" * 9}),
+        ("transcription", {"text": 'she said data: {"type":"transcript.text.done","usage":{"input_tokens":1}}'}),
+        ("images", {"error": {"message": "no"}, "data": [{}, {}]}),
+        ("images", {"error": "no"}),
+    ):
+        tap = read(family, answer)
+        assert (tap.usage_raw, tap.images) == (None, 0), answer
+    told = read("transcription", {"text": HEARD, "usage": {"type": "duration", "seconds": 3}})
+    assert told.usage_raw == {"type": "duration", "seconds": 3}
 
 
 def test_of_a_large_answer_only_the_last_part_waits() -> None:
