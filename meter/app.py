@@ -1,7 +1,8 @@
 """The meter, wired: one process that books the usage streams of its shards and keeps Redis true.
 
 Start: Postgres migrated and seeded, the projection complete, then the readers. Stop (SIGTERM, SIGINT): not ready at
-once, each task finishes what it has begun, exit 0.
+once, each task finishes what it has begun, exit 0. What cannot be finished in DRAIN_S, because Postgres hangs or a row
+is locked, is left to whoever reads the stream next: nothing of it is acknowledged.
 """
 
 import asyncio
@@ -43,6 +44,8 @@ POLL_S: Final = 1.0
 """How often queues and epochs are looked at where no notification came, in seconds."""
 MEASURE_S: Final = 5.0
 HOUSE_S: Final = 300.0
+DRAIN_S: Final = 8.0
+"""Seconds that tasks have to finish what they have begun: less than the 10 that a container is given to stop."""
 GC_OBJECTS: Final = 50_000
 """Objects that are made before the garbage collector looks at the youngest."""
 
@@ -100,7 +103,21 @@ class Meter:
 
     async def live(self) -> None:
         """Until told to stop. Raises MigrationError and PriceSourceError where a person must help first."""
-        async with self._pool, self._client, contextlib.aclosing(self._bell):
+        work = asyncio.ensure_future(self._work())
+        told = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        await asyncio.wait({work}, timeout=DRAIN_S)
+        if not work.done():
+            log.warning("some tasks could not finish: their connections are cut off", seconds=DRAIN_S)
+            self._pool.terminate()  # what waits for an answer fails now; what waits for a connection is cancelled
+            await asyncio.wait({work}, timeout=database.CLOSE_TIMEOUT_S)
+            work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+    async def _work(self) -> None:
+        async with database.opened(self._pool), self._client, contextlib.aclosing(self._bell):
             if not await once("start", self._start, health=self._health, stop=self._stop):
                 return
             _spare_the_collector()
@@ -131,7 +148,8 @@ class Meter:
         yield self._rounds("projection", self._watch.pass_on, POLL_S, rung[projection_watch.CHANNEL])
         yield self._rounds("epochs", self._watch.look, POLL_S)
         yield self._rounds("reaper", self._reaper.reap, POLL_S)
-        yield self._rounds("gauges", self._gauges.measure, MEASURE_S)
+        yield self._rounds("lag", self._gauges.measure_streams, MEASURE_S)
+        yield self._rounds("gauges", self._gauges.measure_queues, MEASURE_S)
         yield self._rounds("house", self._gauges.keep_house, HOUSE_S)
 
     async def _rounds(

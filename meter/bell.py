@@ -1,7 +1,10 @@
 """Wakes tasks when Postgres is notified. Only ever a hint: each task also looks by itself every second."""
 
 import asyncio
+import contextlib
 from typing import Any
+
+import asyncpg
 
 from meter import database
 
@@ -26,4 +29,5 @@ class Bell:
 
     async def aclose(self) -> None:
         if self._connection is not None:
-            await self._connection.close()
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._connection.close(timeout=database.CLOSE_TIMEOUT_S)

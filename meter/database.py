@@ -1,13 +1,19 @@
 """Connections to Postgres, and what an error of theirs means for a batch."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 
-CONNECT_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 2.0
+"""Longest wait for open connections to be closed in order."""
 STATEMENT_TIMEOUT_S: Final = 30.0
+IDLE_TIMEOUT_S: Final = 15.0
+"""Silence inside of a transaction after which Postgres ends it, so that a meter that is paused or cut off with accounts
+locked does not keep them from the others. Longer than a batch computes, and than Redis takes to answer or to fail."""
 LOCK_TIMEOUT_S: Final = 10.0
 """Wait for a row lock, in seconds, after which the batch is tried again."""
 CONNECTIONS_MAX: Final = 6
@@ -18,7 +24,7 @@ _SETTINGS: Final = {
     "timezone": "UTC",
     "statement_timeout": str(int(STATEMENT_TIMEOUT_S * 1000)),
     "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000)),
-    "idle_in_transaction_session_timeout": str(int(2 * STATEMENT_TIMEOUT_S * 1000)),
+    "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
     # Each statement finds its rows by key, and each plan is made once. Left to its estimates the planner would read
     # whole tables while they are small, and keep that plan when they have grown.
     "plan_cache_mode": "force_generic_plan",
@@ -50,11 +56,30 @@ def pool(url: str) -> Any:
     )
 
 
+class ConnectionLostError(ConnectionError):
+    """The connection ended inside of a transaction, and the driver met that as an error of another kind."""
+
+
+@asynccontextmanager
+async def opened(connections: Any) -> AsyncIterator[None]:
+    """The pool, for as long as the block lasts; where its connections do not end in order they are cut off."""
+    await connections
+    try:
+        yield
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await connections.close()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connections.terminate()
+
+
 @asynccontextmanager
 async def transaction(connections: Any) -> AsyncIterator[Any]:
     """A connection of the pool inside a READ COMMITTED transaction.
 
-    After an error that is not the rows' own the connection is closed: it may be in the middle of an answer.
+    After an error that is not the rows' own the connection is closed: it may be in the middle of an answer. Whatever
+    the driver raises once the connection has ended says nothing about the rows: it becomes a ConnectionLostError.
     """
     async with connections.acquire() as connection:
         try:
@@ -63,6 +88,9 @@ async def transaction(connections: Any) -> AsyncIterator[Any]:
         except BaseException as error:
             if not is_data_fault(error):
                 connection.terminate()
+                raise
+            if connection.is_closed() and not isinstance(error, asyncpg.PostgresError):
+                raise ConnectionLostError(f"{type(error).__name__}: {error}") from error
             raise
 
 

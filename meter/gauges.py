@@ -15,8 +15,9 @@ class Gauges:
         self._pool = pool
         self._shards = shards
 
-    async def measure(self) -> bool:
-        """Set the gauges of stream and queues. Raises asyncpg's and redis-py's errors."""
+    async def measure_streams(self) -> bool:
+        """Set the gauges of the streams, for which Postgres is not asked: while it is away they tell how far the books
+        are behind. Raises redis-py's errors."""
         now_s, _ = await self._client.time()
         for shard in self._shards:
             key = redis_keys.usage_stream(shard)
@@ -26,6 +27,10 @@ class Gauges:
             metrics.STREAM_ENTRIES.labels(shard=shard).set(await self._client.xlen(key))
             pending = await self._client.xpending(key, redis_keys.METER_GROUP) if oldest else {"pending": 0}
             metrics.STREAM_PENDING.labels(shard=shard).set(pending["pending"])
+        return False
+
+    async def measure_queues(self) -> bool:
+        """Set the gauges of the queues and of what lies outside of every month. Raises asyncpg's errors."""
         row = await self._pool.fetchrow(QUERIES["queue_lengths"])
         metrics.ORDERS_QUEUED.set(row["orders"])
         metrics.ANNOUNCEMENTS_QUEUED.set(row["announcements"])

@@ -13,8 +13,8 @@ from meter.health import Health
 from meter.metrics import FAULTS
 
 DELAY_FIRST_S: Final = 0.05
-DELAY_MAX_S: Final = 10.0
-"""Longest wait between two tries, in seconds."""
+DELAY_MAX_S: Final = 5.0
+"""Longest wait between two tries, in seconds: half of the time in which all must work again after a fault."""
 
 log = structlog.get_logger()
 

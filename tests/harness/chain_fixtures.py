@@ -1,6 +1,7 @@
 """One chain per test: real gateway and meter on real servers, a fake upstream behind them, clients in front."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,18 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
     assert fake.surprises == []
 
 
-@pytest.fixture
-async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: FakeUpstream) -> AsyncIterator[Chain]:
-    """Gateway and meter, ready. Afterwards the books must close."""
+@asynccontextmanager
+async def running_chain(
+    home: Path, database: Database, redis_url: str, upstream: FakeUpstream, **settings: str
+) -> AsyncIterator[Chain]:
+    """Gateway and meter, ready, with these settings over the harness's. Afterwards the books must close."""
     stack = Stack(
-        tmp_path / "home",
+        home,
         database,
         redis_url=redis_url,
         upstream_url=upstream.url,
         upstream_key=upstream.key,
+        settings=settings,
     )
     try:
         await stack.start()
@@ -37,3 +41,10 @@ async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: Fa
         await assert_books(database.url, redis_url)
     finally:
         await stack.stop()
+
+
+@pytest.fixture
+async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: FakeUpstream) -> AsyncIterator[Chain]:
+    """Gateway and meter on the session's servers."""
+    async with running_chain(tmp_path / "home", database, redis_url, upstream) as started:
+        yield started

@@ -17,8 +17,9 @@ from meter.migrate import migrate
 from meter.prices import ensure_prices
 
 TEMPLATE: Final = "sundial_template"
-_PASSWORD: Final = "harness"
-_LOGINS: Final = {"meter": "sundial_meter", "console": "sundial_console", "reader": "sundial_reader"}
+PASSWORD: Final = "harness"
+LOGINS: Final = {"meter": "sundial_meter", "console": "sundial_console", "reader": "sundial_reader"}
+"""Users by name, and the role that each has."""
 _UNSAFE_AND_FAST: Final = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 """A killed process loses nothing by these: only a machine that loses power does."""
 
@@ -45,7 +46,7 @@ class Servers:
         self.postgres.start()
         self.redis.start()
         self.postgres.create_database(TEMPLATE)
-        asyncio.run(self._fill_template())
+        fill(self.postgres.url(database=TEMPLATE))
 
     def stop(self) -> None:
         self.redis.kill()
@@ -57,19 +58,24 @@ class Servers:
         self.postgres.create_database(name, TEMPLATE)
         return Database(
             url=self.postgres.url(database=name),
-            **{f"{login}_url": self.postgres.url(login, name, password=_PASSWORD) for login in _LOGINS},
+            **{f"{login}_url": self.postgres.url(login, name, password=PASSWORD) for login in LOGINS},
         )
 
     def drop_database(self, database: Database) -> None:
         self.postgres.drop_database(database.url.rpartition("/")[2])
 
-    async def _fill_template(self) -> None:
-        url = self.postgres.url(database=TEMPLATE)
-        await migrate(url)
-        connection: Any = await asyncpg.connect(url)
-        try:
-            await ensure_prices(connection)
-            for login, role in _LOGINS.items():
-                await connection.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{_PASSWORD}' IN ROLE {role}")
-        finally:
-            await connection.close()
+
+def fill(url: str) -> None:
+    """Migrate an empty database, load the prices, and create the programs' users."""
+    asyncio.run(_fill(url))
+
+
+async def _fill(url: str) -> None:
+    await migrate(url)
+    connection: Any = await asyncpg.connect(url)
+    try:
+        await ensure_prices(connection)
+        for login, role in LOGINS.items():
+            await connection.execute(f"CREATE ROLE {login} LOGIN PASSWORD '{PASSWORD}' IN ROLE {role}")
+    finally:
+        await connection.close()

@@ -117,7 +117,16 @@ class Program:
 class Stack:
     """Gateway and meter on given servers, and the command line beside them."""
 
-    def __init__(self, home: Path, database: Database, *, redis_url: str, upstream_url: str, upstream_key: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        database: Database,
+        *,
+        redis_url: str,
+        upstream_url: str,
+        upstream_key: str,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         gateway_port, gateway_metrics, meter_metrics = free_port(), free_port(), free_port()
         self.base_url = f"http://127.0.0.1:{gateway_port}/v1"
         self.database_url = database.url
@@ -136,6 +145,7 @@ class Stack:
             "SUNDIAL_LOG": "json",
             "SUNDIAL_DEFAULT_ALLOWANCE": "0",
             "SUNDIAL_CREDITS_URL": "https://creditos.example.com",
+            **(settings or {}),
         }
         home.mkdir(parents=True, exist_ok=True)
         self.gateway = Program("gateway", self.environment, gateway_metrics, home / "gateway.log")
