@@ -32,7 +32,8 @@ async def behind_s(redis_url: str) -> float:
     """Age of the oldest entry of any stream, in seconds."""
     async with aioredis.Redis.from_url(redis_url) as client:
         seconds, microseconds = await client.time()
-        oldest: list[Any] = [await client.xrange(redis_keys.usage_stream(shard), count=1) for shard in range(ids.SHARDS)]
+        streams = [redis_keys.usage_stream(shard) for shard in range(ids.SHARDS)]
+        oldest: list[Any] = [await client.xrange(stream, count=1) for stream in streams]
     born_ms = [int(entries[0][0].partition(b"-")[0]) for entries in oldest if entries]
     return max((seconds + microseconds / 1e6 - one / 1000 for one in born_ms), default=0.0)
 
