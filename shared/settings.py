@@ -185,6 +185,8 @@ class CommandSettings(DatabaseSettings):
     upstream_key: str = ""
     gateway_metrics_url: BaseUrl = "http://127.0.0.1:9464"
     meter_metrics_url: BaseUrl = "http://127.0.0.1:9465"
+    forwarded_paths: str = ""
+    """As the gateway has it, for `doctor` to show."""
 
 
 class UpSettings(_Settings):

@@ -53,6 +53,8 @@ def model(request: Mapping[str, Any], otherwise: str = "") -> str:
         return otherwise
     if not isinstance(name, str) or not name.strip() or len(name) > MODEL_LENGTH_MAX or not name.isprintable():
         raise Refusal("invalid_field", field="model", reason="a model's name is needed")
+    if "," in name:  # LiteLLM (1.106) would ask each of them, and answer with a list that has no usage of its own
+        raise Refusal("invalid_field", field="model", reason="one model's name is needed")
     return name
 
 

@@ -254,6 +254,10 @@ async def test_doctor_says_what_is_wrong_and_what_to_do(busy: Office) -> None:
     assert all(check["advice"] for check in report["checks"] if check["state"] == "fail")
     assert upstream.surprises == []
     assert "POST" in json.dumps(report["families"])
+    listed = await busy.ask("doctor", code=1, SUNDIAL_FORWARDED_PATHS="GET /files")
+    assert [one["path"] for one in listed["families"] if one["treatment"] == "forwarded"] == ["/v1/files"]
+    wrong = await busy.ask("doctor", code=1, SUNDIAL_FORWARDED_PATHS="/chat/*")
+    assert [check["state"] for check in wrong["checks"] if check["name"] == "forwarded paths"] == ["fail"]
 
 
 async def test_a_database_without_tables_is_told_to_migrate(servers: Servers) -> None:

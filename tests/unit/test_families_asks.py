@@ -65,7 +65,7 @@ def test_what_is_checked_is_told_which_model_was_priced(given: bytes) -> None:
 @pytest.mark.parametrize("one", READABLE, ids=lambda one: one.path)
 def test_a_model_must_be_named(one: Family) -> None:
     """But for moderation, which has a usual one."""
-    for wrong in (None, "", " ", 5, ["m"], "a\nb", "x" * 300):
+    for wrong in (None, "", " ", 5, ["m"], "a\nb", "x" * 300, "m,dearer", "m, m"):
         if one.name == "moderations" and wrong is None:
             assert asks.read(one, {"input": "x"}).model == "omni-moderation-latest"
         else:
