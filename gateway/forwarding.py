@@ -66,6 +66,11 @@ class _Through:
     """Tap that lets everything pass."""
 
     done = False
+    compressed = False
+    events = 0
+    raw_bytes = 0
+    open_bytes = 0
+    at_boundary = True
 
     def feed(self, data: bytes) -> bytes:
         return data
@@ -85,6 +90,7 @@ async def _relay(gate: Gate, request: web.Request, answer: Answer, call_id: str)
             answer.stop()
             relay.cut()
             return response
+        relay.look()
         relay.looked()
     await response.write_eof()
     return response

@@ -18,6 +18,10 @@ class PlainTap:
 
     usage_partial = False
     compressed = False
+    events = 0
+    raw_bytes = 0
+    open_bytes = 0
+    at_boundary = True
 
     def __init__(self, family: str) -> None:
         self._family = family

@@ -20,6 +20,8 @@ LOOK_BYTES: Final = 16 * 1024
 """New bytes of a stream after which the hold is compared with what has streamed."""
 UNLOOKED_BYTES_MAX: Final = 4 * LOOK_BYTES
 """New bytes that may pass before that look is over; then the upstream waits, however fast it is."""
+LATE_BYTES_MAX: Final = 64 * 1024
+"""Bytes after the terminal event that are waited for: a usage, and the end of the answer."""
 CLIENT_STALL_S_MAX: Final = 60.0
 """Seconds that a client may leave a full buffer unread before it is cut off."""
 
@@ -30,6 +32,26 @@ class Tap(Protocol):
     @property
     def done(self) -> bool:
         """The terminal event has come and is held."""
+
+    @property
+    def events(self) -> int:
+        """Whole events with data so far, of a stream."""
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the whole events that nobody has looked at yet."""
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes of the event that is not complete."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """What was handed out does not end within an event."""
+
+    @property
+    def compressed(self) -> bool:
+        """Fewer bytes come than `raw_bytes` counts."""
 
     def feed(self, data: bytes) -> bytes: ...
     def release(self) -> bytes: ...
@@ -67,8 +89,14 @@ class Relay:
         self._tap = tap
         self._chunked = chunked
         self._waiter: asyncio.Future[None] | None = None
-        self._look_at = LOOK_BYTES
-        self._pause_at = UNLOOKED_BYTES_MAX
+        self._woken = False
+        # What has come when the call last looked, how much text may follow before it looks again (twice as much before
+        # the upstream waits), how many bytes of an event are not text, and when to see whether so much has come.
+        self._looked_in = 0
+        self._looked_events = 0
+        self._room: int | None = None
+        self._overhead = 0
+        self._see_at = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte_s = 0.0
@@ -80,6 +108,8 @@ class Relay:
         """The client does not read; the upstream is paused."""
         self.ending = False
         """Nothing more of the upstream's is forwarded."""
+        self.to_end = False
+        """The next end of an event is to be the last thing that is forwarded."""
 
     # The upstream's side: within the transport's callback -------------------------------------------------
 
@@ -90,17 +120,42 @@ class Relay:
         self.bytes_in += len(data)
         if self.ending:
             return
+        if self.to_end:
+            self._feed_to_boundary(data)
+            self._wake()
+            return
         if out := self._tap.feed(data):
             self.write(out)
             if self._protocol.writing_paused and not self.stalled and not self.client_gone:
                 self.stalled = True
                 self._answer.pause()
                 self._wake()
-        if self._tap.done or self.bytes_in >= self._look_at:
-            self._look_at = self.bytes_in + LOOK_BYTES
+        if self._tap.done:
             self._wake()
-            if self.bytes_in >= self._pause_at:
-                self._answer.pause()
+        elif self.bytes_in >= self._see_at:
+            self._see()
+
+    def _see(self) -> None:
+        """Wake the call where enough has come for a look; let the upstream wait where the look is overdue."""
+        tap, fresh = self._tap, self.bytes_in - self._looked_in
+        look, text = LOOK_BYTES, 0
+        if self._room is not None:
+            text = (tap.raw_bytes if tap.compressed else fresh) - (tap.events - self._looked_events) * self._overhead
+            look = min(look, fresh + self._room - text)
+        if fresh < look:
+            self._see_at = self.bytes_in + (1 if tap.compressed else look - fresh)
+            return
+        self._wake()
+        if fresh >= UNLOOKED_BYTES_MAX or (self._room is not None and text >= 2 * self._room):
+            self._answer.pause()
+
+    def _feed_to_boundary(self, data: bytes) -> None:
+        """Line by line up to the end of the event that the client has the beginning of."""
+        for line in data.splitlines(keepends=True):
+            self.write(self._tap.feed(line))
+            if self._tap.at_boundary or self._tap.done:
+                self.ending = True
+                return
 
     def on_end(self) -> None:
         self.complete = True
@@ -126,7 +181,8 @@ class Relay:
 
     async def wait(self, seconds: float) -> None:
         """Until something is to be looked at, at most `seconds`."""
-        if self.complete or self.broken or self.stalled:
+        woken, self._woken = self._woken, False
+        if woken or self.complete or self.broken or self.stalled:
             return
         self._waiter = self._loop.create_future()
         timer = self._loop.call_later(seconds, self._wake)
@@ -137,16 +193,25 @@ class Relay:
             self._waiter = None
 
     async def wait_complete(self, seconds: float) -> None:
-        """Until the answer has ended, at most `seconds`."""
-        until = self._loop.time() + seconds
+        """Until the answer has ended, at most `seconds` and LATE_BYTES_MAX."""
+        until, bytes_max = self._loop.time() + seconds, self.bytes_in + LATE_BYTES_MAX
         while not self.complete and not self.broken and (left := until - self._loop.time()) > 0:
+            if self.bytes_in > bytes_max:
+                self.ending = True
+                return
             self.stalled = False
+            self._answer.resume()
             await self.wait(left)
+
+    @property
+    def now_s(self) -> float:
+        """Of the event loop's clock."""
+        return self._loop.time()
 
     @property
     def silence_s(self) -> float:
         """Seconds since the upstream's last byte."""
-        return self._loop.time() - self.last_byte_s
+        return self.now_s - self.last_byte_s
 
     async def drain(self, writer: AbstractStreamWriter) -> bool:
         """Wait until the client reads again, then let the upstream go on. False: it did not."""
@@ -175,13 +240,23 @@ class Relay:
         else:
             self._client.abort()
 
-    def looked(self, *, again_soon: bool = False) -> None:
-        """The hold covers what has come: the upstream may go on. `again_soon`: wake the call at the next bytes."""
-        self._look_at = self.bytes_in + (1 if again_soon else LOOK_BYTES)
-        self._pause_at = self.bytes_in + UNLOOKED_BYTES_MAX
+    def look(self) -> None:
+        """The call begins to look at what has come: all that comes from here on belongs to the next look."""
+        self._looked_in, self._looked_events = self.bytes_in - self._tap.open_bytes, self._tap.events
+
+    def looked(self, room_bytes: int | None = None, overhead_bytes: int = 0) -> None:
+        """The hold covers what has come: the upstream may go on.
+
+        `room_bytes`: text that may follow before the next look; twice as much, and the upstream waits for it. None: no
+        text is looked for. `overhead_bytes`: what an event has beside its text.
+        """
+        self._room, self._overhead = room_bytes, overhead_bytes
+        self._see_at = 0
         if not self.stalled:
             self._answer.resume()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None:
+            self._woken = True  # whoever waits next need not
+        elif not self._waiter.done():
             self._waiter.set_result(None)

@@ -28,7 +28,7 @@ from gateway.inflating import InflatingPlainTap, InflatingSseTap, is_inflatable
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
-from gateway.relay import KEEPALIVE, Relay, open_answer
+from gateway.relay import KEEPALIVE, LOOK_BYTES, Relay, open_answer
 from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
 from gateway.stream_place import Place
@@ -39,6 +39,13 @@ from shared.usage_rules import upstream_cost_nano
 END_S_MAX: Final = 0.25
 """Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
 properly can be used again."""
+TEXT_BYTES_PER_TOKEN_MIN: Final = 3
+"""Bytes of text that a token has at least, over some hundred tokens: prose has 4 and more, JSON and digits almost 3."""
+PIECE_BYTES_MIN: Final = 256
+PIECE_BYTES_MAX: Final = 2 * 1024
+"""Pieces in which a stream of text is forwarded and looked at, in bytes: between these, the smaller the slice is."""
+NOTE_S: Final = 1.0
+"""Seconds after which a look notes what has streamed, in the journal, however little it is."""
 
 log = structlog.get_logger()
 
@@ -98,12 +105,21 @@ class Running:
         streams = isinstance(tap, SseTap) and hold.call.family.sold == "text"
         self._transcript = Transcript(hold.call.family.name) if streams else None
         self._place = Place(hold.call.family.name)
+        self._output = 0
+        """Tokens of output so far: an estimate, or counted."""
+        self._note_at = 0
+        self._note_at_s = 0.0
+        """Bytes of the answer, and the time, from which on a look notes what has streamed."""
         self._complete: Counted | None = None
         """What was booked, of an answer that came to its end."""
 
     async def carry(self) -> bool:
         """Relay to the end and close the call. True: the client may be given a clean end."""
-        self._answer.listen(self._relay)
+        self._go_on()  # before the first byte: much may have come already
+        if self._transcript is None:
+            self._answer.listen(self._relay)
+        else:
+            self._answer.listen(self._relay, self._piece_bytes)
         outcome = await self._until_end()
         if outcome == "complete":
             self._relay.write(self._tap.finish())
@@ -164,12 +180,13 @@ class Running:
                 return "client_gone"
             if relay.silence_s >= settings.idle_timeout_s:
                 return "timeout"
+            relay.look()
             if isinstance(tap, SseTap):
                 if self._transcript is not None and await self._look(tap, self._transcript):
                     return "exhausted"
                 if relay.silence_s >= settings.keepalive_s and tap.at_boundary:
                     relay.write(KEEPALIVE)
-            relay.looked(again_soon=self._hold.exhausted)
+            self._go_on()
 
     def _ended_well(self) -> bool:
         """A stream must have said that it is over: a close alone looks like success to clients and may be none."""
@@ -178,26 +195,53 @@ class Running:
 
     async def _look(self, tap: SseTap, transcript: Transcript) -> bool:
         """Compare what has streamed with the hold, and extend it in time. True: no credit is left, end the stream."""
-        hold, call = self._hold, self._hold.call
+        hold, call, relay = self._hold, self._hold.call, self._relay
         if not hold.exhausted and self._take(tap, transcript):
-            output = transcript.estimate()
-            # An event holds a token or more, and the estimate is rarely above twice the truth.
-            likely = min(output, max(tap.events, output // 2))
-            hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
-            closing.note(self._gate, hold)
-            ahead = self._gate.settings.slice_tokens * call.ask.choices
+            self._output = output = transcript.estimate()
             bounds = hold.bounds
-            if bounds.stoppable and hold.held_mc < bounds.full_mc and output + ahead // 2 > hold.output_tokens:
+            more = (
+                bounds.stoppable
+                and hold.held_mc < bounds.full_mc
+                and output + self._slice_tokens // 2 > hold.output_tokens
+            )
+            if more or relay.bytes_in >= self._note_at or relay.now_s >= self._note_at_s:
+                # An event holds a token or more, and the estimate is rarely above twice the truth.
+                likely = min(output, max(tap.events, output // 2))
+                hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
+                closing.note(self._gate, hold)
+                self._note_at, self._note_at_s = relay.bytes_in + LOOK_BYTES, relay.now_s + NOTE_S
+            if more:
                 more_mc = min(bounds.slice_mc - bounds.input_mc, bounds.full_mc - hold.held_mc)
                 granted = await self._gate.budget.extend(hold, more_mc)
                 if not granted and output >= hold.output_tokens:
                     # Nobody is stopped on an estimate either.
-                    exact = await counting.count_output(self._gate, call, transcript)
-                    hold.exhausted = exact >= hold.output_tokens
+                    self._output = await counting.count_output(self._gate, call, transcript)
+                    hold.exhausted = self._output >= hold.output_tokens
         if not hold.exhausted:
             return False
-        self._relay.ending = tap.at_boundary or tap.compressed  # never end inside an event
-        return self._relay.ending
+        if not relay.ending:
+            relay.ending = tap.at_boundary or tap.compressed
+            relay.to_end = not relay.ending  # never end inside an event
+        return relay.ending
+
+    @property
+    def _slice_tokens(self) -> int:
+        """Of all choices together."""
+        return self._gate.settings.slice_tokens * self._hold.call.ask.choices
+
+    @property
+    def _piece_bytes(self) -> int:
+        return max(PIECE_BYTES_MIN, min(PIECE_BYTES_MAX, self._slice_tokens))
+
+    def _go_on(self) -> None:
+        """Let the upstream go on, so far that what may come before the next look, and the piece in which it comes,
+        stays within what is held and one slice."""
+        if self._transcript is None or not self._hold.bounds.stoppable:
+            self._relay.looked()
+            return
+        tokens = max(0, self._hold.output_tokens - self._output) + self._slice_tokens
+        room = max(0, tokens * TEXT_BYTES_PER_TOKEN_MIN - self._piece_bytes)
+        self._relay.looked(room // 2, self._transcript.overhead_bytes)
 
     def _take(self, tap: SseTap, transcript: Transcript) -> bool:
         """Read what has come since the last time; False: nothing has."""

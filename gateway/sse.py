@@ -111,6 +111,11 @@ class SseTap:
         return not self._sent and not (self._late_lf and self._in_crlf)
 
     @property
+    def open_bytes(self) -> int:
+        """Bytes of the event that is not complete."""
+        return len(self._block)
+
+    @property
     def model(self) -> str:
         return self._reading.model
 

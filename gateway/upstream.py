@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from gateway.upstream_connection import Head, Sink, UpstreamConnection, UpstreamError
+from gateway.upstream_connection import READ_BYTES_MAX, Head, Sink, UpstreamConnection, UpstreamError
 
 T = TypeVar("T")
 
@@ -52,8 +52,9 @@ class Answer:
         self.status = head.status
         self.head = head
 
-    def listen(self, sink: Sink) -> None:
-        self._connection.listen(sink)
+    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX) -> None:
+        """Give the body to `sink`, in pieces of `piece_bytes` at most, after each of which it may pause."""
+        self._connection.listen(sink, piece_bytes)
 
     def pause(self) -> None:
         self._connection.pause_reading()

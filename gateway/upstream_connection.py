@@ -5,6 +5,7 @@ transport's own callback: no coroutine wakes per chunk. Errors of the socket and
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -13,8 +14,10 @@ import httptools
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Head of an answer, in bytes, with all interim ones (1xx) before it; and names and values of its headers and trailers
 together."""
-EARLY_BYTES_MAX: Final = 256 * 1024
+EARLY_BYTES_MAX: Final = 64 * 1024
 """Body that arrives before somebody listens; beyond it reading pauses."""
+READ_BYTES_MAX: Final = 256 * 1024
+"""Body that comes at once at most: what uvloop reads from a socket in one go."""
 
 
 class UpstreamError(Exception):
@@ -69,11 +72,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._waited_bytes = 0
         self._head_done: asyncio.Future[Head] | None = None
         self._sink: Sink | None = None
-        self._early: list[bytes] = []
-        self._early_bytes = 0
+        self._piece_bytes = READ_BYTES_MAX
+        self._backlog: deque[bytes] = deque()
+        self._backlog_bytes = 0
         self._complete = False
         self._failure: UpstreamError | None = None
+        self._paused = False
+        """The listener wants nothing more for the moment."""
         self._reading_paused = False
+        """The transport was told so."""
+        self._end_told = False
         self._writing_paused = False
         self._drained: asyncio.Future[None] | None = None
         self.body_sent = True
@@ -91,12 +99,15 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._transport is not None
         assert self._head_done is None, "one request at a time"
         self.calls += 1
-        self.answered = self._complete = False
+        self.answered = self._complete = self._end_told = False
         self.body_sent = True
         self._failure = None
         self._head, self._head_bytes, self._waited_bytes = Head(), 0, 0
-        self._early, self._early_bytes = [], 0
+        self._backlog.clear()
+        self._backlog_bytes = 0
         self._sink = None
+        self._piece_bytes = READ_BYTES_MAX
+        self._paused = False
         self._parser = httptools.HttpResponseParser(self)
         self._head_done = self._loop.create_future()
         if self.closed:
@@ -120,35 +131,37 @@ class UpstreamConnection(asyncio.Protocol):
             self._drained = self._loop.create_future()
             await self._drained
 
-    def listen(self, sink: Sink) -> None:
-        """Give the answer's body to `sink`, beginning with what has come already."""
+    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX) -> None:
+        """Give the answer's body to `sink`, beginning with what has come already, in pieces of `piece_bytes` at most:
+        it may pause after each of them, however much the socket gave at once."""
         self._sink = sink
-        early, self._early = self._early, []
-        for data in early:
-            sink.on_body(data)
-        if self._complete:
-            sink.on_end()
-        elif self._failure is not None:
-            sink.on_broken(self._failure)
-        else:
-            self.resume_reading()
+        self._piece_bytes = piece_bytes
+        backlog, self._backlog = self._backlog, deque()
+        for data in backlog:
+            self._cut(data)
+        self._paused = False
+        self._hand_over()
 
     def pause_reading(self) -> None:
+        """Nothing more is handed over from here on, and nothing more is read."""
+        self._paused = True
         if not self._reading_paused and self._transport is not None and not self.closed:
             self._reading_paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._reading_paused and self._transport is not None and not self.closed:
-            self._reading_paused = False
-            self._transport.resume_reading()
+        """Go on, from the next turn of the loop, with what has come already; then with the socket."""
+        if self._paused:
+            self._paused = False
+            self._loop.call_soon(self._hand_over)
 
     def finish(self) -> None:
         """Done with this answer: an intact connection is used again, any other is closed."""
         self._sink = None
         self._head_done = None
+        self._backlog.clear()
         if self._complete and self._head.keep_alive and self.body_sent and not self.closed:
-            self.resume_reading()
+            self._read_on()
             self.idle_since = self._loop.time()
             self._on_free(self)
         else:
@@ -223,8 +236,45 @@ class UpstreamConnection(asyncio.Protocol):
         self.abort()
         if self._head_done is not None and not self._head_done.done():
             self._head_done.set_exception(error)
-        elif self._sink is not None:
-            self._sink.on_broken(error)
+        else:
+            self._tell_end()
+
+    # What has come, to whoever listens ----------------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        """The backlog, piece by piece, for as long as the sink does not pause; at its end the socket goes on."""
+        while self._sink is not None and self._backlog and not self._paused:
+            data = self._backlog.popleft()
+            self._backlog_bytes -= len(data)
+            self._sink.on_body(data)
+        if self._sink is not None and not self._paused:
+            self._tell_end()
+            self._read_on()
+
+    def _cut(self, data: bytes) -> None:
+        """Put `data` at the end of the backlog, as pieces."""
+        size = self._piece_bytes
+        if len(data) <= size:
+            self._backlog.append(data)
+        else:
+            self._backlog.extend(data[start : start + size] for start in range(0, len(data), size))
+
+    def _read_on(self) -> None:
+        self._paused = False
+        if self._reading_paused and self._transport is not None and not self.closed:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _tell_end(self) -> None:
+        """How the answer ended, if it did, once all of it was handed over."""
+        if self._sink is None or self._backlog or self._end_told:
+            return
+        if self._complete:
+            self._end_told = True
+            self._sink.on_end()
+        elif self._failure is not None:
+            self._end_told = True
+            self._sink.on_broken(self._failure)
 
     # The parser's side: exceptions raised here would surface as parser errors -----------------------------
 
@@ -249,12 +299,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_done.set_result(head)
 
     def on_body(self, data: bytes) -> None:
-        if self._sink is not None:
+        if self._sink is not None and len(data) <= self._piece_bytes and not self._paused and not self._backlog:
             self._sink.on_body(data)
             return
-        self._early.append(data)
-        self._early_bytes += len(data)
-        if self._early_bytes > EARLY_BYTES_MAX:
+        self._backlog_bytes += len(data)
+        self._cut(data)
+        if self._sink is not None:
+            self._hand_over()
+        elif self._backlog_bytes > EARLY_BYTES_MAX:
             self.pause_reading()
 
     def on_message_complete(self) -> None:
@@ -262,5 +314,4 @@ class UpstreamConnection(asyncio.Protocol):
             self._head = Head()  # 1xx: the real answer follows
             return
         self._complete = True
-        if self._sink is not None:
-            self._sink.on_end()
+        self._tell_end()

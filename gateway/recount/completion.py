@@ -76,6 +76,7 @@ class Transcript(Answer):
     def __init__(self, family: str) -> None:
         super().__init__(family)
         self._events = 0
+        self._added = 0
         self._rest = b""
         self._data: list[bytes] = []
         self._skipping = False
@@ -83,6 +84,7 @@ class Transcript(Answer):
 
     def add(self, raw: bytes) -> None:
         """Takes the next bytes of the answer, decompressed and in order."""
+        self._added += len(raw)
         data = self._rest + raw if self._rest else raw
         if not self._begun:
             data = data.removeprefix(_BOM)
@@ -105,6 +107,11 @@ class Transcript(Answer):
         """
         texts = sum(PART_TOKENS if kind != "call" else CALL_TOKENS for kind, _, _ in self.parts)
         return max(self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + texts, self._events if self.parts else 0)
+
+    @property
+    def overhead_bytes(self) -> int:
+        """What an event has beside its text, as a mean."""
+        return max(0, self._added - self.text_bytes) // max(1, self._events)
 
     def count(self, model: str) -> Recount:
         """Tokens so far in the vocabulary of `model`; more may be added afterwards. Raises VocabularyMissing."""

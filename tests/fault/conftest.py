@@ -1,6 +1,6 @@
 """Every test here may have a chain of its own; one that breaks a server starts servers of its own instead."""
 
-from tests.harness.chain_fixtures import chain, upstream
+from tests.harness.chain_fixtures import chain, scripted, upstream
 from tests.harness.postgres_fixtures import own_chain, own_postgres, postgres_proxy, postgres_template
 
-__all__ = ["chain", "own_chain", "own_postgres", "postgres_proxy", "postgres_template", "upstream"]
+__all__ = ["chain", "own_chain", "own_postgres", "postgres_proxy", "postgres_template", "scripted", "upstream"]

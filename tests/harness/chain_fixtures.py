@@ -9,6 +9,7 @@ import pytest
 from tests.harness.books import assert_books
 from tests.harness.chain import Chain
 from tests.harness.fake_upstream import FakeUpstream
+from tests.harness.scripted_chain import Scripted, scripted_chain
 from tests.harness.servers import Database
 from tests.harness.stack import Stack
 
@@ -48,3 +49,12 @@ async def chain(tmp_path: Path, database: Database, redis_url: str, upstream: Fa
     """Gateway and meter on the session's servers."""
     async with running_chain(tmp_path / "home", database, redis_url, upstream) as started:
         yield started
+
+
+@pytest.fixture
+async def scripted(
+    tmp_path: Path, database: Database, redis_url: str, upstream: FakeUpstream
+) -> AsyncIterator[Scripted]:
+    """A chain whose upstream does what the test says. Afterwards the books must close."""
+    async with scripted_chain(tmp_path / "home", database, redis_url, upstream) as chain:
+        yield chain

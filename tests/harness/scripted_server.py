@@ -60,7 +60,8 @@ Script = Callable[[Peer], Awaitable[None]]
 class ScriptedServer:
     """`scripts` are used up one by one; the last one serves all further connections."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._scripts = list(scripts)
         self.port = 0
         self.connections = 0
@@ -93,7 +94,7 @@ class ScriptedServer:
         self.connections += 1
         peer = Peer(reader, writer)
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 await script(peer)
                 await peer.gone()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
