@@ -261,8 +261,9 @@ class Budget:
         )
         charge_mc = 0 if isinstance(fact, Call) else fact.charge_mc
         payload = b"" if isinstance(fact, Call) else events.encode(fact)
+        kind = redis_keys.LOST if isinstance(fact, UsageEvent) and fact.lost else ""
         try:
-            await self._link.run("settle", keys, (str(account_id), str(event_id), charge_mc, payload))
+            await self._link.run("settle", keys, (str(account_id), str(event_id), charge_mc, payload, kind))
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("settle_failed", event_id=str(event_id), void=void, error=str(error))
             self._retry_later()

@@ -65,7 +65,7 @@ USAGE_EVENT_COLUMNS: Final = (
 )
 
 
-UNPRICED_COLUMNS: Final = ("account_id", "event_id", "shard")
+UNPRICED_COLUMNS: Final = ("account_id", "event_id", "shard", "late")
 CORRECTION_COLUMNS: Final = (
     "account_id",
     "event_id",
@@ -74,6 +74,34 @@ CORRECTION_COLUMNS: Final = (
     "priced_as",
     "charge_mc",
     "cost_nano",
+    "recorded_at",
+    "late",
+)
+EVENT_CORRECTION_COLUMNS: Final = (
+    "account_id",
+    "event_id",
+    "transfer_id",
+    "model_answered",
+    "priced_as",
+    "price_version",
+    "card",
+    "service_tier",
+    "tokens_in",
+    "tokens_out",
+    "usage",
+    "charge_mc",
+    "cost_nano",
+    "gateway_charge_mc",
+    "upstream_cost_nano",
+    "hold_mc",
+    "evidence",
+    "outcome",
+    "flags",
+    "status",
+    "first_byte_us",
+    "settled_at",
+    "upstream_call_id",
+    "gateway",
     "recorded_at",
 )
 
@@ -109,10 +137,13 @@ class Rows(msgspec.Struct):
     transfers: list[tuple[Any, ...]] = []
     draws: list[tuple[UUID, UUID, UUID, int]] = []
     grants: list[tuple[Any, ...]] = []
-    unpriced: list[tuple[UUID, UUID, int]] = []
+    unpriced: list[tuple[UUID, UUID, int, bool]] = []
     """Booked events that wait for a price."""
     corrections: list[tuple[Any, ...]] = []
     """Price corrections; their transfers stand above."""
+    event_corrections: list[tuple[Any, ...]] = []
+    """True records of what had been booked as lost; their transfers stand above. What was lost waits for no price any
+    more."""
     drawn: dict[UUID, tuple[UUID, OpenGrant]] = {}
     """Grants that have less left than their row says, this transaction's own among them: id → account and grant."""
 

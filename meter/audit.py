@@ -27,14 +27,14 @@ VIOLATIONS_MAX: Final = 100
 """Violations of one rule that are listed."""
 
 _EVENT_PAGE_ROWS: Final = 2_000
-_USAGE: Final = """
-    SELECT u.account_id, u.event_id, u.priced_as, u.price_version, u.card, u.service_tier, u.usage, u.charge_mc,
-           u.cost_nano, u.gateway_charge_mc, u.evidence, u.flags, q.event_id IS NOT NULL AS waiting,
-           c.price_version AS corrected_version, c.priced_as AS corrected_as, c.charge_mc AS corrected_mc,
-           c.cost_nano AS corrected_nano
-      FROM sundial.usage_events u
-      LEFT JOIN sundial.unpriced_events q ON q.account_id = u.account_id AND q.event_id = u.event_id
-      LEFT JOIN sundial.price_corrections c ON c.account_id = u.account_id AND c.event_id = u.event_id
+_RECORDS: Final = """
+    SELECT r.*, q.event_id IS NOT NULL AS waiting, c.price_version AS corrected_version, c.priced_as AS corrected_as,
+           c.charge_mc AS corrected_mc, c.cost_nano AS corrected_nano
+      FROM sundial.event_records r
+      LEFT JOIN sundial.unpriced_events q
+        ON q.account_id = r.account_id AND q.event_id = r.event_id AND q.late = r.late
+      LEFT JOIN sundial.price_corrections c
+        ON c.account_id = r.account_id AND c.event_id = r.event_id AND c.late = r.late
 """
 _decode_usage = msgspec.json.Decoder(Usage).decode
 
@@ -73,7 +73,7 @@ async def _check_charges(connection: Any) -> list[Violation]:
         return recompute(tariff, usage, row["evidence"], priced_as, version, row["card"], row["service_tier"])
 
     found: list[Violation] = []
-    async for row in connection.cursor(_USAGE, prefetch=_EVENT_PAGE_ROWS):
+    async for row in connection.cursor(_RECORDS, prefetch=_EVENT_PAGE_ROWS):
         detail = _wrong_charge(row, await computed(row, row["priced_as"], row["price_version"]))
         if not detail and row["corrected_version"] is not None:
             detail = _wrong_correction(row, await computed(row, row["corrected_as"], row["corrected_version"]))
@@ -90,6 +90,8 @@ def _wrong_charge(row: Any, charged: Charge | None) -> str:
             return "has no price, and is not flagged so"
         if row["charge_mc"] != row["gateway_charge_mc"]:
             return f"is unpriced, but booked at {row['charge_mc']} mc, not the gateway's {row['gateway_charge_mc']} mc"
+        if row["superseded"]:
+            return "waits for a price that is asked for no more" if row["waiting"] else ""
         if row["waiting"] is (row["corrected_version"] is not None):
             return "is unpriced, and either neither corrected nor waiting for a price, or both"
         return ""

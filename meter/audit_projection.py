@@ -35,10 +35,12 @@ _ACCOUNTS: Final = """
 """
 _ACCOUNTS_BY_ID: Final = _ACCOUNTS.replace("a.account_id > $1", "a.account_id = ANY ($1::uuid[])")
 _BOOKED: Final = """
-    SELECT u.event_id FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+    SELECT u.event_id, u.outcome = 'lost' AND e.event_id IS NULL AS lost
+      FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
       JOIN sundial.usage_events u ON u.account_id = i.account_id AND u.event_id = i.event_id
+      LEFT JOIN sundial.event_corrections e ON e.account_id = u.account_id AND e.event_id = u.event_id
 """
-_DEAD: Final = "SELECT event_id FROM sundial.dead_letters WHERE event_id = ANY ($1::uuid[])"
+_DEAD: Final = "SELECT event_id, lost FROM sundial.open_dead_letters WHERE event_id = ANY ($1::uuid[])"
 _FIELDS: Final = ("balance", "seq", "revision", "floor", "status", "plan", "mode", "held", "unposted")
 
 
@@ -46,7 +48,8 @@ class _Projected(msgspec.Struct):
     """What Redis has of an account."""
 
     fields: dict[str, str | None]
-    unposted: dict[UUID, int]
+    unposted: dict[str, int]
+    """By field: see shared.redis_keys.unposted_field."""
     held: dict[UUID, int]
 
 
@@ -118,40 +121,52 @@ async def _read(client: Any, rows: Iterable[Any]) -> dict[UUID, _Projected]:
         texts = [None if value is None else value.decode() for value in fields]
         read[account_id] = _Projected(
             fields=dict(zip(_FIELDS, texts, strict=True)),
-            unposted={UUID(event.decode()): int(charge) for event, charge in unposted.items()},
+            unposted={field.decode(): int(charge) for field, charge in unposted.items()},
             held={UUID(event.decode()): int(hold.split(b" ", 1)[0]) for event, hold in holds.items()},
         )
     return read
 
 
 class _Explained(msgspec.Struct):
-    """Where the events are that Redis counts as unposted."""
+    """Where the records are that Redis counts as unposted, by field."""
 
-    booked: set[UUID]
-    dead: set[UUID]
-    under_way: set[UUID]
+    booked: set[str]
+    dead: set[str]
+    """Letters that nobody has dealt with: their charge stays unposted."""
+    under_way: set[str]
 
 
 async def _explain(connection: Any, client: Any, projected: dict[UUID, _Projected], rows: Iterable[Any]) -> _Explained:
-    keys = [(account_id, event_id) for account_id, one in projected.items() for event_id in one.unposted]
+    keys = {
+        (account_id, UUID(field.removesuffix(redis_keys.LOST)))
+        for account_id, one in projected.items()
+        for field in one.unposted
+    }
     if not keys:
         return _Explained(set(), set(), set())
-    under_way = {
-        event_id for shard in {row["shard"] for row in rows} for event_id in await _events_in_stream(client, shard)
-    }
-    booked = {row["event_id"] for row in await connection.fetch(_BOOKED, *zip(*keys, strict=True))}
-    dead = {row["event_id"] for row in await connection.fetch(_DEAD, [event_id for _, event_id in keys])}
+    under_way = {field for shard in {row["shard"] for row in rows} for field in await _in_stream(client, shard)}
+    booked: set[str] = set()
+    for row in await connection.fetch(_BOOKED, *zip(*keys, strict=True)):
+        booked.add(redis_keys.unposted_field(row["event_id"], lost=True))
+        booked.add(redis_keys.unposted_field(row["event_id"], lost=row["lost"]))
+    letters = await connection.fetch(_DEAD, [event_id for _, event_id in keys])
+    dead = {redis_keys.unposted_field(row["event_id"], lost=row["lost"]) for row in letters}
     return _Explained(booked, dead, under_way)
 
 
-async def _events_in_stream(client: Any, shard: int) -> set[UUID]:
-    events: set[UUID] = set()
+async def _in_stream(client: Any, shard: int) -> set[str]:
+    fields: set[str] = set()
     after = b"-"
     while page := await client.xrange(redis_keys.usage_stream(shard), min=after, count=_PAGE_ROWS):
         after = b"(" + page[-1][0]
-        messages = [entry.message for entry in unpack(page).entries]
-        events.update(message.event_id for message in messages if isinstance(message, UsageEvent))
-    return events
+        batch = unpack(page)
+        for message in (entry.message for entry in batch.entries):
+            if isinstance(message, UsageEvent):
+                fields.add(redis_keys.unposted_field(message.event_id, lost=message.lost))
+        fields.update(
+            redis_keys.unposted_field(one.event_id, lost=one.lost) for one in batch.unreadable if one.event_id
+        )
+    return fields
 
 
 def _differences(row: Any, projected: _Projected, explained: _Explained, *, quiet: bool) -> Iterable[Violation]:
@@ -164,15 +179,15 @@ def _differences(row: Any, projected: _Projected, explained: _Explained, *, quie
         total = int(projected.fields[field] or 0)
         if total != sum(parts.values()):
             yield Violation(field, subject, f"{field} is {total} mc, its parts sum to {sum(parts.values())} mc")
-    for event_id, charge_mc in projected.unposted.items():
-        if event_id in explained.dead:
+    for field, charge_mc in projected.unposted.items():
+        if field in explained.booked:
+            yield Violation("unposted", subject, f"event {field} is booked and still counts {charge_mc} mc unposted")
+        elif field in explained.dead:
             continue
-        if event_id in explained.booked:
-            yield Violation("unposted", subject, f"event {event_id} is booked and still counts {charge_mc} mc unposted")
-        elif event_id not in explained.under_way:
-            yield Violation("unposted", subject, f"event {event_id} of {charge_mc} mc is neither booked nor under way")
+        elif field not in explained.under_way:
+            yield Violation("unposted", subject, f"event {field} of {charge_mc} mc is neither booked nor under way")
         elif quiet:
-            yield Violation("unposted", subject, f"event {event_id} of {charge_mc} mc is not booked yet")
+            yield Violation("unposted", subject, f"event {field} of {charge_mc} mc is not booked yet")
     if quiet and projected.held:
         yield Violation("holds", subject, f"{sum(projected.held.values())} mc are still held")
 

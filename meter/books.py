@@ -11,6 +11,7 @@ from uuid import UUID
 from meter.accounts import (
     CORRECTION_COLUMNS,
     DRAW_COLUMNS,
+    EVENT_CORRECTION_COLUMNS,
     TRANSFER_COLUMNS,
     UNPRICED_COLUMNS,
     USAGE_EVENT_COLUMNS,
@@ -19,8 +20,9 @@ from meter.accounts import (
 )
 from meter.draws import NEVER_US, OpenGrant, drawing_order
 from meter.introductions import Introduction
+from meter.posting import Known, Standing
 from meter.queries import QUERIES
-from shared import ids
+from shared import ids, redis_keys
 
 _ENSURE_ACCOUNTS: Final = QUERIES["ensure_accounts"]
 _ENSURE_BALANCES: Final = QUERIES["ensure_balances"]
@@ -28,6 +30,7 @@ _LOCK_BALANCES: Final = QUERIES["lock_balances"]
 _READ_CLOCK: Final = QUERIES["read_clock"]
 _OPEN_GRANTS: Final = QUERIES["open_grants"]
 _KNOWN_EVENTS: Final = QUERIES["known_events"]
+_DEQUEUE_SUPERSEDED: Final = QUERIES["dequeue_superseded"]
 _INSERT_GRANTS: Final = QUERIES["insert_grants"]
 _UPDATE_GRANT_BALANCES: Final = QUERIES["update_grant_balances"]
 _UPDATE_BALANCES: Final = QUERIES["update_balances"]
@@ -104,11 +107,15 @@ async def lock(connection: Any, account_ids: Collection[UUID]) -> tuple[dict[UUI
     return accounts, now_us
 
 
-async def known_events(connection: Any, keys: list[tuple[UUID, UUID]]) -> set[UUID]:
-    """Which of the events, given with their accounts, have been booked on them. Call it under the accounts' locks."""
-    if not keys:
-        return set()
-    return {row["event_id"] for row in await connection.fetch(_KNOWN_EVENTS, *columns(keys))}
+async def known_events(connection: Any, keys: list[tuple[UUID, UUID]]) -> Known:
+    """What has become of the events, given with their accounts. Call it under the accounts' locks."""
+    known = Known(events={}, newcomers=set())
+    for row in await connection.fetch(_KNOWN_EVENTS, *columns(keys)) if keys else ():
+        if row["discarded"]:
+            known.discarded.add(redis_keys.unposted_field(row["event_id"], lost=row["lost"]))
+        else:
+            known.events[row["event_id"]] = Standing(lost=row["lost"], charge_mc=row["charge_mc"])
+    return known
 
 
 async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> None:
@@ -116,6 +123,9 @@ async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> Non
     await _append(connection, "usage_events", USAGE_EVENT_COLUMNS, rows.usage_events)
     await _append(connection, "transfers", TRANSFER_COLUMNS, rows.transfers)
     await _append(connection, "draws", DRAW_COLUMNS, rows.draws)
+    await _append(connection, "event_corrections", EVENT_CORRECTION_COLUMNS, rows.event_corrections)
+    if rows.event_corrections:
+        await connection.execute(_DEQUEUE_SUPERSEDED, *columns(row[:2] for row in rows.event_corrections))
     await _append(connection, "unpriced_events", UNPRICED_COLUMNS, rows.unpriced)
     await _append(connection, "price_corrections", CORRECTION_COLUMNS, rows.corrections)
     if rows.transfers:

@@ -8,10 +8,12 @@ An event that waits for a price is one of
   corrected already                                          → nothing: whoever corrected it has told everybody
   one that no row can hold                                   → left to wait, with the reason
 
-What a correction gives back is a grant of its own, which does not expire: the grants that had paid stay drawn.
+What a correction gives back is a grant of its own, which does not expire: the grants that had paid stay drawn. The true
+record of a call that had been booked as lost corrects in the same way (see meter.posting); either record may have to
+wait for its price.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID, uuid5
 
 import msgspec
@@ -23,10 +25,12 @@ from shared.usage import Usage
 
 
 class Unpriced(msgspec.Struct, frozen=True, kw_only=True):
-    """A booked event that waits for a price. `charge_mc` is what it was booked at."""
+    """A booked event that waits for a price. `charge_mc` is what this record of it was booked at."""
 
     account_id: UUID
     event_id: UUID
+    late: bool = False
+    """It is the late record of an event that had been booked as lost."""
     model_asked: str
     model_answered: str
     card: str
@@ -78,12 +82,15 @@ def correction(
 
 
 def post_corrections(
-    corrections: Sequence[Correction], accounts: Mapping[UUID, Account], corrected: Container[UUID], now_us: int
+    corrections: Sequence[Correction],
+    accounts: Mapping[UUID, Account],
+    corrected: Collection[tuple[UUID, bool]],
+    now_us: int,
 ) -> CorrectionPosting:
-    """Book `corrections` on `accounts` (moved on in place), but for those of events in `corrected`."""
+    """Book `corrections` on `accounts` (moved on in place), but those of the records (event, late) in `corrected`."""
     posting = CorrectionPosting(rows=Rows(), posted=[], refused=[])
     for one in corrections:
-        if one.event.event_id in corrected:
+        if (one.event.event_id, one.event.late) in corrected:
             continue
         try:
             _book(posting.rows, accounts[one.event.account_id], one, now_us)
@@ -95,29 +102,43 @@ def post_corrections(
 
 def _book(rows: Rows, account: Account, one: Correction, now_us: int) -> None:
     event = one.event
-    transfer = Transfer(
-        # Of its own time, for the month; its other bits follow from the event's id and are not the event's.
-        transfer_id=ids.uuid7(now_us // 1000, uuid5(event.event_id, "price correction").bytes[-10:]),
-        kind="adjustment",
-        contra="usage",
-        occurred_at_us=now_us,
-        link_id=event.event_id,
-        memo=f"price of {one.priced_as}, version {one.price_version}",
-    )
-    if one.amount_mc > 0:
-        given = Credit(grant_id=transfer.transfer_id, kind="adjustment", amount_mc=one.amount_mc)
-        credit(account, rows, transfer, given, now_us)
-    else:
-        charge(account, rows, transfer, -one.amount_mc, now_us)
+    name = "late price correction" if event.late else "price correction"
+    memo = f"price of {one.priced_as}, version {one.price_version}"
+    transfer_id = book_correction(rows, account, event.event_id, name, one.amount_mc, memo, now_us)
     rows.corrections.append(
         (
             event.account_id,
             event.event_id,
-            transfer.transfer_id,
+            transfer_id,
             one.price_version,
             one.priced_as,
             one.charge.charge_mc,
             one.charge.cost_nano,
             account.recorded_at_us,
+            event.late,
         )
     )
+
+
+def book_correction(
+    rows: Rows, account: Account, event_id: UUID, name: str, amount_mc: int, memo: str, now_us: int
+) -> UUID:
+    """One transfer that is linked to its event and gives `amount_mc` back, or takes it where it is negative.
+
+    `name` tells the corrections of one event apart. Returns the transfer's id. Raises UnbookableError.
+    """
+    transfer = Transfer(
+        # Of its own time, for the month; its other bits follow from the event's id and are not the event's.
+        transfer_id=ids.uuid7(now_us // 1000, uuid5(event_id, name).bytes[-10:]),
+        kind="adjustment",
+        contra="usage",
+        occurred_at_us=now_us,
+        link_id=event_id,
+        memo=memo,
+    )
+    if amount_mc > 0:
+        given = Credit(grant_id=transfer.transfer_id, kind="adjustment", amount_mc=amount_mc)
+        credit(account, rows, transfer, given, now_us)
+    else:
+        charge(account, rows, transfer, -amount_mc, now_us)
+    return transfer.transfer_id

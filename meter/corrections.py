@@ -2,8 +2,9 @@
 
 An event that the meter could not price waits in `unpriced_events`, queued in the transaction that booked it, and is
 looked at once for each price version. Its correction, the end of its waiting and what Redis must be told are one
-transaction under the account's lock; the book `price_corrections` has one row at most per event. So whatever crashes,
-and however many meters look at once, an event is corrected once.
+transaction under the account's lock; the book `price_corrections` has one row at most per record. So whatever crashes,
+and however many meters look at once, a record is corrected once. An event has a second record where it was booked as
+lost first: then the first waits no more, and the second may (see meter.posting).
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,7 +75,8 @@ class Corrections:
             account_ids = {one.event.account_id for one in corrections}
             keys = [_key(one.event) for one in corrections]
             accounts, now_us = await books.lock(connection, account_ids)
-            corrected = {row["event_id"] for row in await connection.fetch(_CORRECTED_EVENTS, *books.columns(keys))}
+            rows = await connection.fetch(_CORRECTED_EVENTS, *books.columns(keys))
+            corrected = {(row["event_id"], row["late"]) for row in rows}
             posting = post_corrections(corrections, accounts, corrected, now_us)
             await books.write(connection, posting.rows, accounts.values())
             refused = [_key(one.correction.event) for one in posting.refused]
@@ -99,8 +101,8 @@ class Corrections:
                 metrics.CORRECTIONS.labels(result="failed").inc()
 
 
-def _key(event: Unpriced) -> tuple[UUID, UUID]:
-    return event.account_id, event.event_id
+def _key(event: Unpriced) -> tuple[UUID, UUID, bool]:
+    return event.account_id, event.event_id, event.late
 
 
 def _tell(posting: CorrectionPosting) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 from meter import books
 from meter.database import transaction
 from meter.introductions import introductions
-from meter.posting import DeadLetter, Entry, Known, Posting, post
+from meter.posting import DeadLetter, Entry, Posting, post
 from meter.queries import QUERIES
 from meter.tariffs import Tariffs
 from shared.events import UsageEvent
@@ -41,31 +41,43 @@ class Ledger:
         Raises PoisonedStreamError, with nothing done, where more than `dead_max` dead letters and not one known or
         booked entry are what it comes to.
         """
-        messages = [entry.message for entry in entries]
         async with transaction(self._pool) as connection:
-            tariff = await self._tariffs.covering(connection, messages)
-            accounts, now_us = await books.lock(connection, {message.account_id for message in messages})
-            newcomers: set[UUID] = set()
-            if unknown := introductions(messages, accounts):
-                newcomers = await books.open_accounts(connection, unknown)
-                opened, now_us = await books.lock(connection, {one.account_id for one in unknown})
-                accounts.update(opened)
-            events = [(message.account_id, message.event_id) for message in messages if type(message) is UsageEvent]
-            known = Known(events=await books.known_events(connection, events), newcomers=newcomers)
-            posting = post(entries, accounts, known, tariff, now_us)
-            posting.dead.extend(unreadable)
+            posting = await self.book(connection, entries, unreadable)
             if len(posting.dead) > dead_max and not posting.booked and not posting.repeated:
                 raise PoisonedStreamError(f"the last: {posting.dead[-1].reason}")
-            await books.write(connection, posting.rows, posting.accounts.values())
-            await self._note(connection, shard, entries, posting.dead)
+            dealt_with = {one.entry_id for one in entries} | {one.entry_id for one in unreadable}
+            await self._note(connection, shard, dealt_with, posting.dead)
         return posting
 
-    async def _note(self, connection: Any, shard: int, entries: Sequence[Entry], dead: Sequence[DeadLetter]) -> None:
+    async def book(self, connection: Any, entries: Sequence[Entry], unreadable: Sequence[DeadLetter] = ()) -> Posting:
+        """Book `entries` within the caller's transaction; say which of them and of `unreadable` are dead letters."""
+        messages = [entry.message for entry in entries]
+        tariff = await self._tariffs.covering(connection, messages)
+        accounts, now_us = await books.lock(connection, {message.account_id for message in messages})
+        newcomers: set[UUID] = set()
+        if unknown := introductions(messages, accounts):
+            newcomers = await books.open_accounts(connection, unknown)
+            opened, now_us = await books.lock(connection, {one.account_id for one in unknown})
+            accounts.update(opened)
+        events = [(message.account_id, message.event_id) for message in messages if type(message) is UsageEvent]
+        events += [(one.account_id, one.event_id) for one in unreadable if one.account_id and one.event_id]
+        known = await books.known_events(connection, events)
+        known.newcomers |= newcomers
+        posting = post(entries, accounts, known, tariff, now_us)
+        for letter in unreadable:
+            if letter.account_id and letter.event_id and known.discards(letter.event_id, lost=letter.lost):
+                posting.repeated += 1
+                posting.report(letter.account_id, letter.event_id, lost=letter.lost)
+            else:
+                posting.dead.append(letter)
+        await books.write(connection, posting.rows, posting.accounts.values())
+        return posting
+
+    async def _note(self, connection: Any, shard: int, dealt_with: set[str], dead: Sequence[DeadLetter]) -> None:
         """Put dead letters away, and note the highest entry that is dealt with."""
         if dead:
-            rows = ((one.entry_id, one.reason, one.payload, one.account_id, one.event_id) for one in dead)
+            rows = ((one.entry_id, one.reason, one.payload, one.account_id, one.event_id, one.lost) for one in dead)
             await connection.execute(_INSERT_DEAD_LETTERS, shard, *books.columns(rows))
-        dealt_with = {one.entry_id for one in entries} | {one.entry_id for one in dead}
         if dealt_with:
             newest = max(dealt_with, key=stream_order)
             await connection.execute(_UPSERT_STREAM_POSITION, shard, newest, len(dealt_with))

@@ -66,6 +66,12 @@ CORRECTIONS: Final = Counter(
     "take the correction (it is tried again at the next price version).",
     ["result"],
 )
+LATE_RECORDS: Final = Counter(
+    "sundial_meter_late_records",
+    "Calls that were booked as lost, because their gateway was not heard of, and corrected by the record that it wrote "
+    "after all: dearer, cheaper or same.",
+    ["result"],
+)
 UNPRICED_EVENTS: Final = Gauge("sundial_meter_unpriced_events", "Booked events that wait for a price.")
 DEAD_LETTERS: Final = Gauge("sundial_meter_dead_letters", "Entries that are set aside for a person to look at.")
 ORDERS_QUEUED: Final = Gauge("sundial_meter_orders_queued", "Orders that wait to be posted.")
@@ -116,6 +122,8 @@ def count(posting: Posting) -> None:
         ODD_EVENTS.labels(flag=flag).inc(events)
     for evidence, events in posting.evidence.items():
         EVIDENCE.labels(evidence=evidence).inc(events)
+    for result, events in posting.late.items():
+        LATE_RECORDS.labels(result=result).inc(events)
     for ours_nano, theirs_nano, usage in posting.costs:
         COST_RATIO.observe(ours_nano / theirs_nano)
         if differs(ours_nano, theirs_nano, usage):

@@ -3,9 +3,15 @@
 A message is one of
   a usage event to book             → a usage row, a transfer, its draws
   a usage event that is booked      → nothing, but Redis is told again that it is
+  one that is booked as lost, truly → a correction: the record as it is, and a transfer of the difference
+  one that a person has discarded   → nothing, but Redis is told that it counts no more
   the first sight of an account     → the grant of its plan's allowance and the transfer
   of an account that was there      → nothing
   one that no row can hold          → a dead letter, with the reason
+
+What was lost is the last note of a gateway that was not heard of any more: what it says is less than the truth, or
+another truth. So the true record of an event always outranks it, whichever comes first: an event comes to the same
+charge for every order, and has one row and one correction at most.
 """
 
 from collections import Counter
@@ -16,7 +22,8 @@ from uuid import UUID
 import msgspec
 
 from meter.accounts import Account, Credit, Rows, Transfer, UnbookableError, charge, credit
-from shared import ids
+from meter.correction_posting import book_correction
+from shared import ids, redis_keys
 from shared.events import AccountSeen, StreamMessage, UsageEvent
 from shared.pricing import Charge, PricedModel, RateCard
 from shared.pricing import charge as price
@@ -32,6 +39,7 @@ FLAG_CHARGE_DIFFERS: Final = "charge_differs"
 FLAG_OFF_TIME: Final = "off_time"
 """A time of the event is far from when it was booked: a wrong clock, or an event that was kept back."""
 
+LATE_MEMO: Final = "the call's own record came after all"
 ACCOUNT_UNKNOWN: Final = "account unknown: no such directory, or the message does not say whose account it is"
 
 OFF_TIME_MS_MAX: Final = 2 * 24 * 3600 * 1000
@@ -61,6 +69,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
     account_id: UUID | None = None
     event_id: UUID | None = None
+    lost: bool = False
+    """Whether that event says what was lost."""
 
 
 class Tariff(msgspec.Struct):
@@ -70,13 +80,27 @@ class Tariff(msgspec.Struct):
     cards: Mapping[str, RateCard]
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """How a booked event stands: whether only what was lost is known of it, and what it has come to."""
+
+    lost: bool
+    charge_mc: int
+
+
 class Known(msgspec.Struct):
     """What the books hold of this batch already, read under the locks of its accounts."""
 
-    events: set[UUID]
+    events: dict[UUID, Standing]
     """Events among the batch's that are booked, on the account that they name."""
     newcomers: set[UUID]
     """Accounts that are announced for the first time by this batch: they get their allowance."""
+    discarded: set[str] = set()
+    """Dead letters that people have discarded, as fields of unposted."""
+
+    def discards(self, event_id: UUID, *, lost: bool) -> bool:
+        """Whether a person has decided that this record is not booked. The true one takes the lost one with it."""
+        kinds = (False, True) if lost else (False,)
+        return any(redis_keys.unposted_field(event_id, lost=kind) in self.discarded for kind in kinds)
 
 
 class Posting(msgspec.Struct):
@@ -85,11 +109,13 @@ class Posting(msgspec.Struct):
     rows: Rows
     accounts: dict[UUID, Account]
     """Every account that Redis must be told about, as it is after the batch."""
-    reported: dict[UUID, list[UUID]]
-    """Events by account that are in the books, by this batch or an earlier one."""
+    reported: dict[UUID, list[str]]
+    """Fields of unposted by account that are dealt with, by this batch or an earlier one."""
     dead: list[DeadLetter]
     evidence: Counter[str]
     """Booked usage events by their evidence."""
+    late: Counter[str]
+    """Lost events whose true record came, by what it made of them: dearer, cheaper or same."""
     booked: int = 0
     repeated: int = 0
     unpriced: int = 0
@@ -98,6 +124,10 @@ class Posting(msgspec.Struct):
     off_time: int = 0
     costs: list[tuple[int, int, Usage]] = []
     """Our cost and the upstream's own, in nano-USD, where it told one: see meter.cost_check."""
+
+    def report(self, account_id: UUID, event_id: UUID, *, lost: bool) -> None:
+        """Nothing of this record counts as unposted any more."""
+        self.reported.setdefault(account_id, []).append(redis_keys.unposted_field(event_id, lost=lost))
 
 
 def is_provisional(priced_as: str, flags: Collection[str]) -> bool:
@@ -123,21 +153,29 @@ def post(
     entries: Sequence[Entry], accounts: Mapping[UUID, Account], known: Known, tariff: Tariff, now_us: int
 ) -> Posting:
     """Book `entries` on `accounts` (moved on in place), of which `known` is booked; `now_us` is Postgres's clock."""
-    posting = Posting(rows=Rows(), accounts={}, reported={}, dead=[], evidence=Counter())
+    posting = Posting(rows=Rows(), accounts={}, reported={}, dead=[], evidence=Counter(), late=Counter())
     for entry in entries:
         message = entry.message
         account = accounts.get(message.account_id)
+        if known.discarded and type(message) is UsageEvent and known.discards(message.event_id, lost=message.lost):
+            posting.repeated += 1
+            posting.report(message.account_id, message.event_id, lost=message.lost)
+            continue
         try:
             if account is None:
                 posting.dead.append(dead_letter(entry, ACCOUNT_UNKNOWN))
                 continue
             if type(message) is UsageEvent:
-                if message.event_id in known.events:
-                    posting.repeated += 1
+                standing = known.events.get(message.event_id)
+                if standing is None:
+                    charge_mc = _book_usage(posting, account, message, tariff, now_us)
+                    known.events[message.event_id] = Standing(message.lost, charge_mc)
+                elif standing.lost and not message.lost:
+                    charge_mc = _book_late(posting, account, message, standing, tariff, now_us)
+                    known.events[message.event_id] = Standing(False, charge_mc)
                 else:
-                    _book_usage(posting, account, message, tariff, now_us)
-                    known.events.add(message.event_id)
-                posting.reported.setdefault(account.account_id, []).append(message.event_id)
+                    posting.repeated += 1
+                posting.report(account.account_id, message.event_id, lost=message.lost)
             elif isinstance(message, AccountSeen):
                 if message.account_id in known.newcomers:
                     known.newcomers.remove(message.account_id)
@@ -151,8 +189,11 @@ def post(
 
 
 def dead_letter(entry: Entry, reason: str) -> DeadLetter:
-    event_id = entry.message.event_id if isinstance(entry.message, UsageEvent) else None
-    return DeadLetter(entry.entry_id, entry.payload, reason, entry.message.account_id, event_id)
+    message = entry.message
+    if isinstance(message, UsageEvent):
+        ids_of_event = message.account_id, message.event_id, message.lost
+        return DeadLetter(entry.entry_id, entry.payload, reason, *ids_of_event)
+    return DeadLetter(entry.entry_id, entry.payload, reason, message.account_id)
 
 
 def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_us: int) -> None:
@@ -175,7 +216,20 @@ def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_u
     posting.booked += 1
 
 
-def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: Tariff, now_us: int) -> None:
+class _Judged(msgspec.Struct):
+    """An event as the books will have it."""
+
+    charge_mc: int
+    cost_nano: int
+    flags: tuple[str, ...]
+    started_at_us: int
+    settled_at_us: int
+    waiting: bool
+    """For a price."""
+
+
+def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> _Judged:
+    """Raises UnbookableError where its charge is out of bounds."""
     flags = event.flags
     charged = recompute(
         tariff, event.usage, event.evidence, event.priced_as, event.price_version, event.card, event.service_tier
@@ -204,13 +258,23 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
         posting.off_time += 1
     if not 0 <= charge_mc <= MC_MAX:
         raise UnbookableError(f"charge of {charge_mc} mc is out of bounds")
+    return _Judged(charge_mc, cost_nano, flags, started_at_us, settled_at_us, charged is None)
 
-    transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=settled_at_us)
-    charge(account, posting.rows, transfer, charge_mc, now_us)
-    if charged is None:
-        posting.rows.unpriced.append((event.account_id, event.event_id, account.shard))
+
+def _note_price(posting: Posting, account: Account, event: UsageEvent, judged: _Judged, *, late: bool) -> None:
+    """What has no price waits for one; what has is compared with the upstream's own figure."""
+    if judged.waiting:
+        posting.rows.unpriced.append((event.account_id, event.event_id, account.shard, late))
     elif event.upstream_cost_nano and event.evidence == "provider":
-        posting.costs.append((cost_nano, event.upstream_cost_nano, event.usage))
+        posting.costs.append((judged.cost_nano, event.upstream_cost_nano, event.usage))
+
+
+def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: Tariff, now_us: int) -> int:
+    """Returns the charge."""
+    judged = _judge(posting, event, tariff, now_us)
+    transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=judged.settled_at_us)
+    charge(account, posting.rows, transfer, judged.charge_mc, now_us)
+    _note_price(posting, account, event, judged, late=False)
     usage = event.usage
     posting.rows.usage_events.append(
         (
@@ -227,19 +291,19 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
             usage.tokens_in,
             usage.tokens_out,
             _encode_usage(usage).decode(),
-            charge_mc,
-            cost_nano,
+            judged.charge_mc,
+            judged.cost_nano,
             event.charge_mc,
             event.upstream_cost_nano,
             event.hold_mc,
             event.evidence,
             event.outcome,
-            flags,
+            judged.flags,
             event.stream,
             event.status,
-            started_at_us,
+            judged.started_at_us,
             event.first_byte_us,
-            settled_at_us,
+            judged.settled_at_us,
             event.upstream_call_id,
             event.gateway,
             event.conversation,
@@ -250,6 +314,53 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
     )
     posting.booked += 1
     posting.evidence[event.evidence] += 1
+    return judged.charge_mc
+
+
+def _book_late(
+    posting: Posting, account: Account, event: UsageEvent, standing: Standing, tariff: Tariff, now_us: int
+) -> int:
+    """The true record of an event that is booked as lost, written also where nothing differs: it is what says that the
+    charge is the truth. Returns the charge."""
+    judged = _judge(posting, event, tariff, now_us)
+    amount_mc = standing.charge_mc - judged.charge_mc
+    transfer_id = book_correction(posting.rows, account, event.event_id, "late record", amount_mc, LATE_MEMO, now_us)
+    # Of this batch, perhaps; what an earlier one left in the queue is taken out when the rows are written.
+    posting.rows.unpriced = [row for row in posting.rows.unpriced if row[1] != event.event_id]
+    _note_price(posting, account, event, judged, late=True)
+    usage = event.usage
+    posting.rows.event_corrections.append(
+        (
+            event.account_id,
+            event.event_id,
+            transfer_id,
+            event.model_answered,
+            event.priced_as,
+            event.price_version,
+            event.card,
+            event.service_tier,
+            usage.tokens_in,
+            usage.tokens_out,
+            _encode_usage(usage).decode(),
+            judged.charge_mc,
+            judged.cost_nano,
+            event.charge_mc,
+            event.upstream_cost_nano,
+            event.hold_mc,
+            event.evidence,
+            event.outcome,
+            judged.flags,
+            event.status,
+            event.first_byte_us,
+            judged.settled_at_us,
+            event.upstream_call_id,
+            event.gateway,
+            account.recorded_at_us,
+        )
+    )
+    posting.booked += 1
+    posting.late["same" if not amount_mc else "cheaper" if amount_mc > 0 else "dearer"] += 1
+    return judged.charge_mc
 
 
 def _moment(said_us: int, now_us: int) -> int:

@@ -13,13 +13,16 @@ from meter.prices import PriceBook
 from meter.queries import QUERIES
 from meter.redis_link import Scripts
 from meter.tariffs import rate_cards
-from shared import redis_keys
+from shared import ids, redis_keys
 from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_catalog, encode_key
 
 PAGE_ROWS: Final = 1_000
 """Accounts or keys that are read and told at once."""
 CATALOG_KEPT_S: Final = 24 * 3600
 """How long a catalog stays after the next one has replaced it, for gateways that are just reading it."""
+
+_OLDER_THAN_ANY: Final = -2
+"""A seq and a revision by which Redis is told nothing, see shared/lua/apply.lua."""
 
 _ACCOUNTS_OF_SHARD: Final = QUERIES["accounts_of_shard"]
 _ACCOUNTS_BY_ID: Final = QUERIES["accounts_by_id"]
@@ -41,18 +44,24 @@ class Projection:
 
     # Accounts
 
-    async def apply(self, accounts: Iterable[Account], posted: Mapping[UUID, Sequence[UUID]]) -> int:
-        """Tell what was committed; the events that are `posted` stop counting as unposted. Returns how many did.
+    async def apply(self, accounts: Iterable[Account], posted: Mapping[UUID, Sequence[str]]) -> int:
+        """Tell what was committed; the fields that are `posted` stop counting as unposted, in the same step as their
+        account's balance is told, and also where their account is none of `accounts`. Returns how many did.
 
         Raises redis-py's errors.
         """
-        calls = [(2, _apply_arguments(one, posted.get(one.account_id, ()))) for one in accounts]
+        told = list(accounts)
+        strangers = posted.keys() - {one.account_id for one in told} if posted else ()
+        told += [_stranger(account_id) for account_id in strangers]
+        calls = [(2, _apply_arguments(one, posted.get(one.account_id, ()))) for one in told]
         return sum(await self._scripts.run("apply", calls)) if calls else 0
 
-    async def apply_by_id(self, account_ids: Collection[UUID]) -> None:
-        """Tell how these accounts stand in Postgres. Raises asyncpg's and redis-py's errors."""
+    async def apply_by_id(
+        self, account_ids: Collection[UUID], posted: Mapping[UUID, Sequence[str]] | None = None
+    ) -> None:
+        """Tell how these accounts stand in Postgres, and what is `posted`. Raises asyncpg's and redis-py's errors."""
         rows = await self._pool.fetch(_ACCOUNTS_BY_ID, list(account_ids))
-        await self.apply([_account(row) for row in rows], {})
+        await self.apply([_account(row) for row in rows], posted or {})
 
     async def epoch(self, shard: int) -> str | None:
         """The mark of the shard's last rebuild: `run id of Redis then/id`; None where Redis has forgotten."""
@@ -150,7 +159,20 @@ class Projection:
         await self._client.xadd(redis_keys.CHANGES, {"what": what}, maxlen=redis_keys.CHANGES_KEPT, approximate=True)
 
 
-def _apply_arguments(account: Account, posted: Sequence[UUID]) -> tuple[Any, ...]:
+def _stranger(account_id: UUID) -> Account:
+    """An account of which nothing is told."""
+    return Account(
+        account_id=account_id,
+        balance_mc=0,
+        seq=_OLDER_THAN_ANY,
+        recorded_at_us=0,
+        grants=[],
+        shard=ids.shard_of(account_id),
+        revision=_OLDER_THAN_ANY,
+    )
+
+
+def _apply_arguments(account: Account, posted: Sequence[str]) -> tuple[Any, ...]:
     name = str(account.account_id)
     return (
         redis_keys.account(account.shard, name),
@@ -162,7 +184,7 @@ def _apply_arguments(account: Account, posted: Sequence[UUID]) -> tuple[Any, ...
         account.status,
         account.plan,
         account.mode,
-        *map(str, posted),
+        *posted,
     )
 
 

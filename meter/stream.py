@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from meter.posting import DeadLetter, Entry
 from shared import redis_keys
-from shared.events import StreamMessage, UnreadableEntryError, decode
+from shared.events import StreamMessage, UnreadableEntryError, decode, sketch
 
 BATCH_ENTRIES_MAX: Final = 1_000
 BLOCK_MS: Final = 1_000
@@ -42,15 +42,24 @@ def unpack(raw: list[tuple[bytes, dict[bytes, bytes] | None]]) -> Batch:
             letter = DeadLetter(entry_id.decode(), repr(fields).encode(), "entry has no field d")
             batch.unreadable.append(letter)
             continue
-        try:
-            message = decode(payload)
-        except UnreadableEntryError as reason:
-            batch.unreadable.append(DeadLetter(entry_id.decode(), payload, str(reason)))
-            continue
-        if _NUL in payload:
-            message = without_nul(message)
-        batch.entries.append(Entry(entry_id.decode(), payload, message))
+        one = read(entry_id.decode(), payload)
+        if isinstance(one, Entry):
+            batch.entries.append(one)
+        else:
+            batch.unreadable.append(one)
     return batch
+
+
+def read(entry_id: str, payload: bytes) -> Entry | DeadLetter:
+    """An entry, or why it is none."""
+    try:
+        message = decode(payload)
+    except UnreadableEntryError as reason:
+        said = sketch(payload)
+        return DeadLetter(entry_id, payload, str(reason), said.account_id, said.event_id, said.lost)
+    if _NUL in payload:
+        message = without_nul(message)
+    return Entry(entry_id, payload, message)
 
 
 def without_nul(message: StreamMessage) -> StreamMessage:

@@ -14,6 +14,8 @@ from shared.usage import Evidence, Outcome, Usage
 VERSION: Final = 1
 ENTRY_BYTES_MAX: Final = 64 * 1024
 """Largest entry that the meter decodes, in bytes."""
+SKETCH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Largest entry of which at least the ids are read where the whole cannot be, in bytes."""
 LABEL_LENGTH_MAX: Final = 256
 """Characters of a label (e-mail, name, role, conversation, message, purpose); longer ones are cut."""
 
@@ -81,11 +83,32 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     directory_id: UUID | None = None
     external_id: str = ""
 
+    @property
+    def lost(self) -> bool:
+        """It says what had been noted of a call whose gateway was not heard of any more. Any other record of the same
+        event is the truth, and corrects this one."""
+        return self.outcome == "lost"
+
 
 StreamMessage = AccountSeen | UsageEvent
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamMessage] = msgspec.json.Decoder(StreamMessage)
+
+
+class Sketch(msgspec.Struct, frozen=True):
+    """What an entry that cannot be read says of itself all the same."""
+
+    account_id: UUID | None = None
+    event_id: UUID | None = None
+    outcome: str = ""
+
+    @property
+    def lost(self) -> bool:
+        return self.outcome == "lost"
+
+
+_sketcher: msgspec.json.Decoder[Sketch] = msgspec.json.Decoder(Sketch)
 
 
 class UnreadableEntryError(ValueError):
@@ -107,3 +130,13 @@ def decode(data: bytes) -> StreamMessage:
     if message.v > VERSION:
         raise UnreadableEntryError(f"entry has version {message.v}; this meter reads up to {VERSION}")
     return message
+
+
+def sketch(data: bytes) -> Sketch:
+    """Whose event an entry of any version seems to be, so that it can be named; empty where it does not say."""
+    if len(data) > SKETCH_BYTES_MAX:
+        return Sketch()
+    try:
+        return _sketcher.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Sketch()

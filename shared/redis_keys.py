@@ -50,8 +50,17 @@ def holds(shard: int, account_id: UUID | str) -> str:
 
 
 def unposted(shard: int, account_id: UUID | str) -> str:
-    """Hash: event id → millicredits that were settled but are not in `balance` yet."""
+    """Hash: `unposted_field` → millicredits that were settled but are not in `balance` yet."""
     return f"{tag(shard)}:u:{account_id}"
+
+
+LOST: Final = "/lost"
+"""Ends the field of what was lost: see shared/lua/settle.lua."""
+
+
+def unposted_field(event_id: UUID | str, *, lost: bool) -> str:
+    """A call's true record and what was lost of it count apart: either may come first, and corrects or is corrected."""
+    return f"{event_id}{LOST if lost else ''}"
 
 
 def deadlines(shard: int) -> str:

@@ -14,7 +14,8 @@ Evidence = Literal["provider", "recounted", "checkpoint", "none"]
 gateway that died; or not at all (sent, never answered)."""
 
 Outcome = Literal["complete", "client_gone", "upstream_error", "timeout", "drained", "exhausted", "lost"]
-"""How a call ended. `exhausted`: the credit ran out in mid-stream and the stream was ended well."""
+"""How a call ended. `exhausted`: the credit ran out in mid-stream and the stream was ended well. `lost`: nobody knows,
+its gateway was not heard of any more; should its own record come after all, it corrects this one."""
 
 COUNT_MAX: Final = 2**40
 """Largest credible count of any kind in one call; beyond it a usage is clamped and flagged `absurd`."""

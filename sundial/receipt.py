@@ -27,41 +27,50 @@ async def read(db: Any, event_id: UUID, account_id: UUID | None) -> dict[str, An
     if event is None:
         raise NegativeError(f"no usage event {event_id} is booked. The answer's header X-Sundial-Call-Id has the id.")
     draws = await db.fetch(sql["draws_of_transfer"], event["account_id"], event_id)
+    late = await db.fetchrow(sql["late_record"], event["account_id"], event_id)
     corrections = await db.fetch(sql["corrections_of_event"], event["account_id"], event_id)
-    price = next((entry for entry in corrections if entry["price_version"] is not None), event)
-    priced = await db.fetchrow(sql["priced_by"], price["price_version"], price["priced_as"], event["card"])
-    return receipt(event, draws, corrections, priced)
+    price = _priced_last(corrections) or event
+    priced = await db.fetchrow(sql["priced_by"], price["price_version"], price["priced_as"], (late or event)["card"])
+    return receipt(event, late, draws, corrections, priced)
 
 
-def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, Any]:
+def receipt(event: Any, late: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, Any]:
     """`lines` are the kinds that were billed; `recomputed` is what they come to, rounded once, or None where the event
     has no rates (then its charge is the gateway's). Where a price has come since, both are by that price, and `due`,
-    the charge with its price correction, is what they must come to."""
-    usage = msgspec.json.decode(event["usage"], type=Usage)
+    the charge with its corrections, is what they must come to.
+
+    What is told of the call is what `late` says, the record that its gateway wrote after it had been booked as lost, if
+    there is one; then `booked_first` has what had been booked. `charge` is always that of the first booking."""
+    record = late or event
+    usage = msgspec.json.decode(record["usage"], type=Usage)
     lines: list[Line] = []
     recomputed = None
-    if priced is not None and event["evidence"] != "none":
+    if priced is not None and record["evidence"] != "none":
         model = msgspec.json.decode(priced["model"], type=PricedModel)
         card = msgspec.json.decode(priced["card"], type=RateCard)
-        lines = explain(usage, model, card, event["service_tier"])
-        recomputed = charge(usage, model, card, event["service_tier"]).charge_mc
+        lines = explain(usage, model, card, record["service_tier"])
+        recomputed = charge(usage, model, card, record["service_tier"]).charge_mc
     plain = (
         "event_id", "account_id", "external_id", "directory", "key_id", "key_hint", "key_name", "family", "model_asked",
+        "stream", "started_at", "recorded_at", "conversation", "message", "purpose", "seq",
+    )  # fmt: skip
+    recorded = (
         "model_answered", "priced_as", "price_version", "card", "service_tier", "tokens_in", "tokens_out", "evidence",
-        "outcome", "stream", "status", "started_at", "settled_at", "recorded_at", "first_byte_us", "upstream_call_id",
-        "gateway", "conversation", "message", "purpose", "seq",
+        "outcome", "status", "settled_at", "first_byte_us", "upstream_call_id", "gateway",
     )  # fmt: skip
     return {
         **{name: event[name] for name in plain},
-        "flags": list(event["flags"]),
+        **{name: record[name] for name in recorded},
+        "flags": list(record["flags"]),
         "usage": msgspec.to_builtins(usage),
+        "booked_first": _booked_first(event) if late else None,
         "charge": event["charge_mc"],
-        "due": event["charge_mc"] - sum(row["amount_mc"] for row in corrections if row["price_version"] is not None),
+        "due": event["charge_mc"] - sum(row["amount_mc"] for row in corrections if row["corrected_by"] is not None),
         "recomputed": recomputed,
-        "gateway_charge": event["gateway_charge_mc"],
+        "gateway_charge": record["gateway_charge_mc"],
         "provider_cost_nano": event["cost_nano"],
-        "upstream_cost_nano": event["upstream_cost_nano"],
-        "hold": event["hold_mc"],
+        "upstream_cost_nano": record["upstream_cost_nano"],
+        "hold": record["hold_mc"],
         "balance_after": event["balance_after_mc"],
         "price_source": priced["source"] if priced else None,
         "lines": [_line(line) for line in lines],
@@ -84,6 +93,7 @@ def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, 
                 "amount": entry["amount_mc"],
                 "memo": entry["memo"],
                 "recorded_at": entry["recorded_at"],
+                "corrected_by": entry["corrected_by"],
                 "price_version": entry["price_version"],
                 "priced_as": entry["priced_as"],
                 "charge": entry["charge_mc"],
@@ -91,6 +101,23 @@ def receipt(event: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, 
             }
             for entry in corrections
         ],
+    }
+
+
+def _priced_last(corrections: Any) -> Any:
+    """The last correction by a price or a record; None where there is none."""
+    return next((entry for entry in reversed(corrections) if entry["corrected_by"] is not None), None)
+
+
+def _booked_first(event: Any) -> dict[str, Any]:
+    """What was booked of a call before its true record came."""
+    plain = ("evidence", "outcome", "tokens_in", "tokens_out", "settled_at", "recorded_at")
+    return {
+        **{name: event[name] for name in plain},
+        "flags": list(event["flags"]),
+        "usage": msgspec.json.decode(event["usage"]),
+        "charge": event["charge_mc"],
+        "provider_cost_nano": event["cost_nano"],
     }
 
 
@@ -126,6 +153,7 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
                 (say("evidence"), say(f"evidence.{page['evidence']}")),
                 (say("outcome"), " · ".join((say(f"outcome.{page['outcome']}"), *page["flags"]))),
                 (say("hold"), say.credits(page["hold"])),
+                *([(say("booked_first"), _first(page["booked_first"], say))] if page["booked_first"] else ()),
             ],
         )
     ]
@@ -156,14 +184,22 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
         shown.append(output.table("", (say("paid_by"), say("granted"), say("amount")), paid, numbers=[say("amount")]))
     for entry in page["corrections"]:
         kind = say(f"kind.{entry['kind']}")
-        shown.append(Text(f"{kind}: {say.credits(entry['amount'], signed=True)} · {entry['memo']}", style="yellow"))
-        if entry["price_version"] is not None:
-            due = f"{say.credits(page['due'])} {say('credits')} · {say.usd(entry['provider_cost_nano'])}"
+        why = say("late_record") if entry["corrected_by"] == "record" else entry["memo"]
+        shown.append(Text(f"{kind}: {say.credits(entry['amount'], signed=True)} · {why}", style="yellow"))
+        if entry["corrected_by"] is not None:
+            due = f"{say.credits(entry['charge'])} {say('credits')} · {say.usd(entry['provider_cost_nano'])}"
             shown.append(Text(f"{say('corrected')}: {due}", style="bold"))
     return shown
 
 
 def _prices(page: dict[str, Any]) -> str:
     """The price version that the lines are by, and the model whose price it is."""
-    price = next((entry for entry in page["corrections"] if entry["price_version"] is not None), page)
+    price = _priced_last(page["corrections"]) or page
     return f"{price['price_version']} · {page['price_source'] or '?'} · {price['priced_as'] or '?'}"
+
+
+def _first(first: dict[str, Any], say: Language) -> str:
+    """What was booked before the true record came, in one line."""
+    counted = f"{say.count(first['tokens_in'])} → {say.count(first['tokens_out'])}"
+    parts = (say(f"outcome.{first['outcome']}"), say(f"evidence.{first['evidence']}"), counted)
+    return " · ".join((*parts, f"{say.credits(first['charge'])} {say('credits')}"))

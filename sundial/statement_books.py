@@ -50,13 +50,13 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     grades: Sequence[Grade]
     corrected_cost_nano: int
-    """Provider cost, more or less, of the price corrections among its entries."""
+    """Provider cost, more or less, of the corrections among its entries."""
     shown_after: int
     """Seq after which entries are listed."""
 
     @property
     def cost_nano(self) -> int:
-        """Provider cost of the month: of its usage, and what prices that came later made of earlier usage."""
+        """Provider cost of the month: of its usage, and what later prices and records made of earlier usage."""
         return sum(grade.cost_nano for grade in self.grades) + self.corrected_cost_nano
 
     @property
@@ -167,8 +167,16 @@ def _entry(row: Any) -> dict[str, Any]:
     if row["corrects"] is not None:
         entry |= {
             "corrects": row["corrects"],
+            "corrected_by": row["corrected_by"],
             "price_version": row["price_version"],
             "priced_as": row["priced_as"],
             "provider_cost_nano": row["cost_difference_nano"],
+        }
+    if row["true_evidence"] is not None:
+        entry |= {
+            "evidence": row["true_evidence"],
+            "outcome": row["true_outcome"],
+            "tokens_in": row["true_tokens_in"],
+            "tokens_out": row["true_tokens_out"],
         }
     return entry

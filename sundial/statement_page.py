@@ -94,6 +94,8 @@ def _summary(statement: Statement, say: Language) -> list[RenderableType]:
 def _row(entry: dict[str, Any], say: Language, zone: ZoneInfo) -> list[Any]:
     what = say(f"kind.{entry['kind']}")
     details, tokens = entry["memo"], ""
+    if entry.get("corrected_by") == "record":
+        details = " · ".join((say("late_record"), say(f"outcome.{entry['outcome']}")))
     if "corrects" in entry:
         details += " · " + say("corrects").format(event_id=entry["corrects"])
     if "event_id" in entry:
@@ -102,6 +104,7 @@ def _row(entry: dict[str, Any], say: Language, zone: ZoneInfo) -> list[Any]:
             details += " · " + say(f"outcome.{entry['outcome']}")
         if entry["flags"]:
             details += f" · {', '.join(entry['flags'])}"
+    if "evidence" in entry:
         if entry["evidence"] != "provider":
             what += f" ({say('estimated')})"
         tokens = f"{say.count(entry['tokens_in'])} → {say.count(entry['tokens_out'])}"

@@ -63,18 +63,35 @@ SELECT format('event %s of account %s', coalesce(u.event_id, t.transfer_id), coa
     ON t.account_id = u.account_id AND t.transfer_id = u.event_id
  WHERE u.event_id IS NULL OR t.transfer_id IS NULL OR u.charge_mc <> -t.amount_mc;
 
--- name: price_corrections --
--- I3, I4: a price correction has its transfer, linked to its event, of what the price made different; nothing else
--- corrects usage. That there is one at most is the table's key.
+-- name: corrections --
+-- I3, I4: a correction, by a price that came or by a late record, has its transfer, linked to its event, of what it made
+-- different; nothing else corrects usage. That there is one of each at most is the tables' keys.
 SELECT format('event %s of account %s', coalesce(c.event_id, t.link_id), coalesce(c.account_id, t.account_id)) AS subject,
-       format('booked at %s mc, corrected to %s mc by a transfer of %s mc', u.charge_mc, c.charge_mc, t.amount_mc) AS detail
-  FROM sundial.price_corrections c
+       format('stood at %s mc, corrected to %s mc by a transfer of %s mc', c.was_mc, c.charge_mc, t.amount_mc) AS detail
+  FROM sundial.corrections c
   FULL JOIN (SELECT account_id, transfer_id, link_id, amount_mc
                FROM sundial.transfers
               WHERE kind = 'adjustment' AND contra = 'usage') AS t
     ON t.account_id = c.account_id AND t.transfer_id = c.transfer_id
-  LEFT JOIN sundial.usage_events u ON u.account_id = c.account_id AND u.event_id = c.event_id
- WHERE t.link_id IS DISTINCT FROM c.event_id OR t.amount_mc IS DISTINCT FROM u.charge_mc - c.charge_mc;
+ WHERE t.link_id IS DISTINCT FROM c.event_id OR t.amount_mc IS DISTINCT FROM c.was_mc - c.charge_mc;
+
+-- name: late_records --
+-- I3: a late record corrects what is booked as lost, and nothing else; the price correction of what was lost comes
+-- before it, that of the late record after it.
+SELECT format('event %s of account %s', e.event_id, e.account_id) AS subject,
+       format('has a late record, but is booked as %s', coalesce(u.outcome, 'nothing')) AS detail
+  FROM sundial.event_corrections e
+  LEFT JOIN sundial.usage_events u ON u.account_id = e.account_id AND u.event_id = e.event_id
+ WHERE u.outcome IS DISTINCT FROM 'lost'
+UNION ALL
+SELECT format('event %s of account %s', p.event_id, p.account_id),
+       format('late record at seq %s, price correction of %s at seq %s', r.seq,
+              CASE WHEN p.late THEN 'that record' ELSE 'what was lost' END, t.seq)
+  FROM sundial.price_corrections p
+  LEFT JOIN sundial.event_corrections e ON e.account_id = p.account_id AND e.event_id = p.event_id
+  LEFT JOIN sundial.transfers r ON r.account_id = e.account_id AND r.transfer_id = e.transfer_id
+  LEFT JOIN sundial.transfers t ON t.account_id = p.account_id AND t.transfer_id = p.transfer_id
+ WHERE p.late AND e.event_id IS NULL OR (t.seq > r.seq) <> p.late;
 
 -- name: order_transfers --
 -- I3: a posted order has its transfer, a refused one has none, and an order without an outcome is still queued.
@@ -89,6 +106,26 @@ SELECT format('order %s', o.order_id) AS subject,
        WHEN 'posted' THEN t.amount_mc IS DISTINCT FROM o.amount_mc
        WHEN 'refused' THEN t.amount_mc IS NOT NULL
        ELSE q.order_id IS NULL OR t.amount_mc IS NOT NULL END;
+
+-- name: dead_letter_orders --
+-- I6: what people decided about dead letters is done, or waits to be; what was booked from a letter is in the books.
+SELECT format('dead letter %s', o.letter_id) AS subject,
+       format('order %s to %s it: outcome %s, queued: %s', o.order_id, o.action, c.outcome, q.order_id IS NOT NULL) AS detail
+  FROM sundial.dead_letter_orders o
+  LEFT JOIN sundial.dead_letter_outcomes c ON c.order_id = o.order_id
+  LEFT JOIN sundial.dead_letter_queue q ON q.order_id = o.order_id
+ WHERE CASE c.outcome
+       WHEN 'discarded' THEN o.action <> 'discard'
+       WHEN 'booked' THEN o.action <> 'requeue'
+       WHEN 'kept' THEN o.action <> 'requeue'
+       WHEN 'refused' THEN false
+       ELSE q.order_id IS NULL END
+UNION ALL
+SELECT format('dead letter %s', d.letter_id), format('was booked, but event %s is not in the books', d.event_id)
+  FROM sundial.dead_letters d
+  JOIN sundial.dead_letter_outcomes c ON c.letter_id = d.letter_id AND c.outcome = 'booked'
+  LEFT JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.event_id
+ WHERE d.event_id IS NOT NULL AND u.event_id IS NULL;
 
 -- name: grant_cache --
 -- I12: what a grant has left is what it was less its draws, neither negative nor more than it was.
@@ -147,7 +184,7 @@ SELECT format('%s', c.oid::regclass) AS subject,
  WHERE c.relkind IN ('r', 'p') AND grantee <> c.relowner AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
        ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
-        'rate_cards');
+        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes');
 
 -- name: append_only_triggers --
 -- I15: every book and each of its partitions refuses changes of whoever it is.
@@ -159,7 +196,7 @@ SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes
  WHERE c.relkind IN ('r', 'p')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
        ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
-        'rate_cards')
+        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes')
  GROUP BY c.oid
 HAVING count(t.oid) <> 2;
 

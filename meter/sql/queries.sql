@@ -55,9 +55,19 @@ SELECT g.account_id, g.grant_id, g.remaining_mc, g.priority, g.seq,
   JOIN sundial.grant_balances g ON g.account_id = i.account_id AND g.open;
 
 -- name: known_events --
-SELECT u.event_id
+-- What the books hold of events: what was lost only, at the charge that it has come to, or the true record. And the dead
+-- letters that people have discarded: they are not booked should they come again.
+SELECT u.event_id, u.outcome = 'lost' AND e.event_id IS NULL AS lost, coalesce(p.charge_mc, u.charge_mc) AS charge_mc,
+       false AS discarded
   FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
-  JOIN sundial.usage_events u ON u.account_id = i.account_id AND u.event_id = i.event_id;
+  JOIN sundial.usage_events u ON u.account_id = i.account_id AND u.event_id = i.event_id
+  LEFT JOIN sundial.event_corrections e ON e.account_id = u.account_id AND e.event_id = u.event_id
+  LEFT JOIN sundial.price_corrections p ON p.account_id = u.account_id AND p.event_id = u.event_id AND NOT p.late
+UNION ALL
+SELECT d.event_id, d.lost, 0, true
+  FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
+  JOIN sundial.dead_letters d ON d.event_id = i.event_id AND d.account_id = i.account_id
+  JOIN sundial.dead_letter_outcomes o ON o.letter_id = d.letter_id AND o.outcome = 'discarded';
 
 -- name: rate_cards --
 SELECT card, definition FROM sundial.rate_cards ORDER BY card;
@@ -92,11 +102,11 @@ UPDATE sundial.balances b
  WHERE b.account_id = r.account_id;
 
 -- name: insert_dead_letters --
-INSERT INTO sundial.dead_letters (shard, entry_id, reason, payload, account_id, event_id)
-SELECT $1, entry_id, reason, payload, account_id, event_id
-  FROM unnest($2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::uuid[])
-       AS r (entry_id, reason, payload, account_id, event_id)
-    ON CONFLICT (shard, entry_id) DO NOTHING;
+INSERT INTO sundial.dead_letters (shard, entry_id, reason, payload, account_id, event_id, lost)
+SELECT $1, entry_id, reason, payload, account_id, event_id, lost
+  FROM unnest($2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::uuid[], $7::boolean[])
+       AS r (entry_id, reason, payload, account_id, event_id, lost)
+    ON CONFLICT (letter_id) DO NOTHING;
 
 -- name: upsert_stream_position --
 INSERT INTO sundial.stream_positions AS p (shard, entry_id, entries)
@@ -139,19 +149,35 @@ SELECT g.account_id, g.grant_id
 -- Corrections -------------------------------------------------------------------------------------------------------
 
 -- name: due_corrections --
-SELECT u.account_id, u.event_id, u.model_asked, u.model_answered, u.card, u.service_tier, u.usage, u.charge_mc,
+-- The record that waits: the one that was booked first, or the late one that corrected it.
+SELECT u.account_id, u.event_id, q.late, u.model_asked,
+       CASE WHEN q.late THEN e.model_answered ELSE u.model_answered END AS model_answered,
+       CASE WHEN q.late THEN e.card ELSE u.card END AS card,
+       CASE WHEN q.late THEN e.service_tier ELSE u.service_tier END AS service_tier,
+       CASE WHEN q.late THEN e.usage ELSE u.usage END AS usage,
+       CASE WHEN q.late THEN e.charge_mc ELSE u.charge_mc END AS charge_mc,
        newest.price_version
   FROM (SELECT max(price_version) AS price_version FROM sundial.price_versions) AS newest
   JOIN sundial.unpriced_events q ON q.shard = ANY ($1::smallint[]) AND q.tried_version < newest.price_version
   JOIN sundial.usage_events u ON u.account_id = q.account_id AND u.event_id = q.event_id
+  LEFT JOIN sundial.event_corrections e ON e.account_id = q.account_id AND e.event_id = q.event_id
  LIMIT $2;
 
 -- name: corrected_events --
-SELECT c.event_id
-  FROM unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
-  JOIN sundial.price_corrections c ON c.account_id = i.account_id AND c.event_id = i.event_id;
+-- Records that need no price: they have been corrected, or a late record has taken their place.
+SELECT i.event_id, i.late
+  FROM unnest($1::uuid[], $2::uuid[], $3::boolean[]) AS i (account_id, event_id, late)
+ WHERE EXISTS (SELECT FROM sundial.price_corrections c
+                WHERE c.account_id = i.account_id AND c.event_id = i.event_id AND c.late = i.late)
+    OR NOT i.late
+   AND EXISTS (SELECT FROM sundial.event_corrections e WHERE e.account_id = i.account_id AND e.event_id = i.event_id);
 
 -- name: dequeue_unpriced --
+DELETE FROM sundial.unpriced_events q
+ USING unnest($1::uuid[], $2::uuid[], $3::boolean[]) AS i (account_id, event_id, late)
+ WHERE q.account_id = i.account_id AND q.event_id = i.event_id AND q.late = i.late;
+
+-- name: dequeue_superseded --
 DELETE FROM sundial.unpriced_events q
  USING unnest($1::uuid[], $2::uuid[]) AS i (account_id, event_id)
  WHERE q.account_id = i.account_id AND q.event_id = i.event_id;
@@ -159,8 +185,8 @@ DELETE FROM sundial.unpriced_events q
 -- name: note_tried --
 UPDATE sundial.unpriced_events q
    SET tried_version = $1
-  FROM unnest($2::uuid[], $3::uuid[]) AS i (account_id, event_id)
- WHERE q.account_id = i.account_id AND q.event_id = i.event_id AND q.tried_version < $1;
+  FROM unnest($2::uuid[], $3::uuid[], $4::boolean[]) AS i (account_id, event_id, late)
+ WHERE q.account_id = i.account_id AND q.event_id = i.event_id AND q.late = i.late AND q.tried_version < $1;
 
 -- Telling Redis -----------------------------------------------------------------------------------------------------
 

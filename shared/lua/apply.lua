@@ -3,9 +3,12 @@
 -- and may come late: an older balance never replaces a newer one.
 --
 -- KEYS  account, unposted          (one slot)
--- ARGV  1 balance   2 seq   3 revision   4 floor   5 status   6 plan   7 mode   8… event ids that are posted
+-- ARGV  1 balance   2 seq   3 revision   4 floor   5 status   6 plan   7 mode
+--       8… fields of unposted that are dealt with: `event id`, or `event id/lost` of what was lost
 --
--- Returns the number of events dropped from unposted.
+-- A seq and a revision below -1 are older than any: then fields are dropped and nothing else changes.
+--
+-- Returns the number of fields dropped from unposted.
 
 local known = redis.call('HMGET', KEYS[1], 'seq', 'revision')
 if tonumber(ARGV[2]) >= tonumber(known[1] or -1) then

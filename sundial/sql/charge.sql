@@ -18,11 +18,14 @@ JOIN grants g USING (account_id, grant_id)
 WHERE d.account_id = $1 AND d.transfer_id = $2
 ORDER BY g.priority, g.expires_at NULLS LAST, g.seq
 
+-- name: late_record --
+SELECT * FROM event_corrections WHERE account_id = $1 AND event_id = $2
+
 -- name: corrections_of_event --
-SELECT t.transfer_id, t.seq, t.kind, t.amount_mc, t.memo, t.recorded_at, c.price_version, c.priced_as, c.charge_mc,
-       c.cost_nano
+SELECT t.transfer_id, t.seq, t.kind, t.amount_mc, t.memo, t.recorded_at, c.kind AS corrected_by, c.price_version,
+       c.priced_as, c.charge_mc, c.cost_nano
 FROM transfers t
-LEFT JOIN price_corrections c ON c.account_id = t.account_id AND c.transfer_id = t.transfer_id
+LEFT JOIN corrections c ON c.account_id = t.account_id AND c.transfer_id = t.transfer_id
 WHERE t.account_id = $1 AND t.link_id = $2
 ORDER BY t.seq
 

@@ -26,7 +26,7 @@ class State(msgspec.Struct, frozen=True):
     holds: dict[str, tuple[int, int, bytes]]
     """Event id → amount, charge so far, draft."""
     waiting: dict[str, int]
-    """Event id → charge that is not posted yet."""
+    """Field of unposted → charge that is not posted yet."""
     deadlines: dict[str, float]
 
     @property
@@ -69,8 +69,9 @@ class HoldScripts:
         self.client.set(self.keys["epoch"], "epoch-1")
 
     def told(self, balance: int, *, seq: int = 1, revision: int = 1, floor: int = 0, **more: str) -> int:
-        """The meter tells the account as it is in Postgres; `more`: status, plan, mode, and `posted`: event numbers."""
-        posted = [str(event_of(int(number))) for number in more.pop("posted", "").split()]
+        """The meter tells the account as it is in Postgres; `more`: status, plan, mode, and `posted`: event numbers,
+        `1/lost` for what was lost of event 1."""
+        posted = [field(number) for number in more.pop("posted", "").split()]
         account = {"status": "active", "plan": "default", "mode": "enforce"} | more
         script = scripts.load("apply", self._major)
         keys = [self.keys["account"], self.keys["unposted"]]
@@ -97,12 +98,14 @@ class HoldScripts:
         arguments = (more, ttl_s, charge, self.event(number, charge))
         return self.run("extend", "account holds deadlines", *self._ids(number), *arguments)
 
-    def settle(self, number: int, charge: int) -> list[Any]:
+    def settle(self, number: int, charge: int, *, lost: bool = False) -> list[Any]:
+        """The true record of a call, or, with `lost`, what a journal says was noted of it."""
+        kind = redis_keys.LOST if lost else ""
         event = self.event(number, charge)
-        return self.run("settle", "account holds unposted deadlines stream", *self._ids(number), charge, event)
+        return self.run("settle", "account holds unposted deadlines stream", *self._ids(number), charge, event, kind)
 
     def void(self, number: int) -> list[Any]:
-        return self.run("settle", "account holds unposted deadlines stream", *self._ids(number), 0, "")
+        return self.run("settle", "account holds unposted deadlines stream", *self._ids(number), 0, "", "")
 
     def expire(self, number: int) -> list[Any]:
         return self.run("expire", "account holds unposted deadlines stream", *self._ids(number))
@@ -152,3 +155,9 @@ class HoldScripts:
 def name(number: int) -> str:
     """The event id of call `number`, as Redis has it."""
     return str(event_of(number))
+
+
+def field(number: str) -> str:
+    """The field of unposted for call `1`, or for what was lost of it, `1/lost`."""
+    event, slash, _ = number.partition("/")
+    return redis_keys.unposted_field(event_of(int(event)), lost=bool(slash))

@@ -52,9 +52,10 @@ class Bench:
         for message in messages:
             shard = ids.shard_of(message.account_id)
             if isinstance(message, UsageEvent):
-                event_id, charge_mc = str(message.event_id), message.charge_mc
+                charge_mc = message.charge_mc
+                field = redis_keys.unposted_field(message.event_id, lost=message.lost)
                 key = redis_keys.unposted(shard, message.account_id)
-                if await self.client.hsetnx(key, event_id, charge_mc):
+                if await self.client.hsetnx(key, field, charge_mc):
                     account = redis_keys.account(shard, message.account_id)
                     await self.client.hincrby(account, "unposted", charge_mc)
             await self.client.xadd(redis_keys.usage_stream(shard), {"d": encode(message)})

@@ -244,12 +244,12 @@ async def test_a_correction_that_the_tables_refuse_holds_up_no_other(
 @pytest.mark.parametrize(
     ("damage", "rule"),
     [
-        ("UPDATE sundial.price_corrections SET charge_mc = charge_mc + 1", "price_corrections"),
+        ("UPDATE sundial.price_corrections SET charge_mc = charge_mc + 1", "corrections"),
         ("UPDATE sundial.price_corrections SET cost_nano = 1", "charges"),
         ("UPDATE sundial.price_corrections SET price_version = 1", "charges"),
-        ("DELETE FROM sundial.price_corrections", "price_corrections"),
+        ("DELETE FROM sundial.price_corrections", "corrections"),
         ("DELETE FROM sundial.price_corrections", "charges"),
-        ("UPDATE sundial.transfers SET link_id = transfer_id WHERE kind = 'adjustment'", "price_corrections"),
+        ("UPDATE sundial.transfers SET link_id = transfer_id WHERE kind = 'adjustment'", "corrections"),
         ("INSERT INTO sundial.unpriced_events SELECT account_id, event_id, 1 FROM sundial.usage_events", "charges"),
         ("UPDATE sundial.usage_events SET flags = '{}'", "charges"),
     ],

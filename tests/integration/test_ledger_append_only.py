@@ -24,6 +24,10 @@ BOOKS = (
     "price_versions",
     "price_corrections",
     "rate_cards",
+    "event_corrections",
+    "dead_letters",
+    "dead_letter_orders",
+    "dead_letter_outcomes",
 )
 CHANGES = ("UPDATE sundial.{0} SET {1} = {1}", "DELETE FROM sundial.{0}", "TRUNCATE sundial.{0} CASCADE")
 

@@ -49,7 +49,7 @@ async def test_a_batch_is_booked_and_known(meter: Bench, database: Database, red
     assert (first.booked, first.repeated) == (4, 0)
     again = await meter.ledger.post(0, batch)
     assert (again.booked, again.repeated) == (0, 4)
-    assert again.reported == {account_of("ana"): [one.event_id for one in events]}
+    assert again.reported == {account_of("ana"): [str(one.event_id) for one in events]}
     assert await balance(meter, "ana") == 90_000 - 32_000
     await settled(meter, database, redis_url)
 

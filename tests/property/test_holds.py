@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from shared.events import UsageEvent
 from tests.harness.calls import event_of
-from tests.harness.hold_scripts import HoldScripts, name
+from tests.harness.hold_scripts import HoldScripts, field, name
 from tests.harness.redis_versions import programs, running
 
 pytestmark = pytest.mark.integration
@@ -34,7 +34,8 @@ class Holds(RuleBasedStateMachine):
     """One account's calls, from their reservation to their booking, with every step repeatable and delayable.
 
     The model keeps what must be true: the holds, the charges that were reported, and the books of a meter that posts
-    them in any portions and whose word to Redis may come late, out of order and more than once.
+    them in any portions and whose word to Redis may come late, out of order and more than once. A call may be reported
+    twice: what was lost of it, by the reaper or a journal, and its true record, which corrects that.
     """
 
     def __init__(self, client: Any) -> None:
@@ -45,9 +46,10 @@ class Holds(RuleBasedStateMachine):
         self.holds: dict[int, int] = {}
         self.notes: dict[int, int] = {}
         self.overdue: set[int] = set()
-        self.charged: dict[int, int] = {}
-        """Reported and not booked."""
-        self.booked: set[int] = set()
+        self.charged: dict[tuple[int, bool], int] = {}
+        """Reported and not booked; True: what was lost."""
+        self.booked: dict[int, tuple[bool, int]] = {}
+        """What is booked of a call: whether it was lost, and the charge."""
         self.balance = 0
         self.seq = 0
         self.mode = "enforce"
@@ -101,13 +103,13 @@ class Holds(RuleBasedStateMachine):
         (self.overdue.add if dies else self.overdue.discard)(number)
         assert facts == [self.holds[number], before - (more if fits else 0)]
 
-    @rule(number=NUMBERS, charge=CHARGES)
-    def settle(self, number: int, charge: int) -> None:
-        (verdict, *_) = self.account.settle(number, charge)
-        assert verdict == ("known" if name(number) in self._waiting_before else "ok")
+    @rule(number=NUMBERS, charge=CHARGES, lost=st.booleans())
+    def settle(self, number: int, charge: int, lost: bool) -> None:
+        (verdict, *_) = self.account.settle(number, charge, lost=lost)
+        assert verdict == ("known" if self._waits(number, lost) else "ok")
         self._close(number)
         if verdict == "ok":
-            self._report(number, charge)
+            self._report(number, charge, lost)
 
     @rule(number=NUMBERS)
     def void(self, number: int) -> None:
@@ -125,24 +127,20 @@ class Holds(RuleBasedStateMachine):
             assert answer == ["alive"]
         else:
             assert answer == ["expired", self.notes[number]]
-            waits = name(number) in self._waiting_before
+            waits = self._waits(number, lost=True)
             charge = self.notes[number]
             self._close(number)
             if not waits:
-                self._report(number, charge)
+                self._report(number, charge, lost=True)
 
     @precondition(lambda self: self.charged)
     @rule(data=st.data())
     def post(self, data: st.DataObject) -> None:
         """One transaction: some of what was reported is booked, once each; Redis is not told yet."""
-        numbers = data.draw(st.lists(st.sampled_from(sorted(self.charged)), unique=True, min_size=1))
-        for number in numbers:
-            charge = self.charged.pop(number)
-            if number not in self.booked:
-                self.booked.add(number)
-                self.balance -= charge
-                self.seq += 1
-        self._say(numbers)
+        records = data.draw(st.lists(st.sampled_from(sorted(self.charged)), unique=True, min_size=1))
+        for record in records:
+            self._book(record)
+        self._say(records)
 
     @rule(amount=st.sampled_from([1, 500, 10_000]))
     def grant(self, amount: int) -> None:
@@ -160,21 +158,23 @@ class Holds(RuleBasedStateMachine):
     @rule()
     def tell_all(self) -> None:
         """The meter has caught up: after this Redis says exactly what the books say."""
-        for number in sorted(self.charged):
-            self.post_one(number)
+        for record in sorted(self.charged):
+            self._book(record)
+            self._say([record])
         for back in reversed(range(len(self.words))):
             self.tell(back)
         state = self.account.state()
         assert (state.balance, state.waiting) == (self.balance, {})
         assert state.spendable == self.balance - sum(self.holds.values())
 
-    def post_one(self, number: int) -> None:
-        charge = self.charged.pop(number)
-        if number not in self.booked:
-            self.booked.add(number)
-            self.balance -= charge
+    def _book(self, record: tuple[int, bool]) -> None:
+        number, lost = record
+        charge = self.charged.pop(record)
+        was_lost, was = self.booked.get(number, (True, 0))
+        if number not in self.booked or (was_lost and not lost):
+            self.booked[number] = (lost, charge)
+            self.balance += was - charge
             self.seq += 1
-        self._say([number])
 
     # What must hold ---------------------------------------------------------------------------------------
 
@@ -197,10 +197,17 @@ class Holds(RuleBasedStateMachine):
 
     @invariant()
     def nobody_sees_more_than_there_is(self) -> None:
-        """Spendable is never above the books, less what is reported and not booked, less what is held."""
+        """Spendable is never above the books, less what they will yet take for what is reported, less what is held."""
         if self.told_seq < 0:
             return
-        unbooked = sum(charge for number, charge in self.charged.items() if number not in self.booked)
+        unbooked = 0
+        for number in {number for number, _ in self.charged}:
+            was_lost, was = self.booked.get(number, (True, 0))
+            true = self.charged.get((number, False))
+            if was_lost and true is not None:
+                unbooked += true - was
+            elif number not in self.booked:
+                unbooked += self.charged[number, True]
         late_grants_included = self.balance - unbooked - sum(self.holds.values())
         assert self.account.state().spendable <= late_grants_included
 
@@ -209,20 +216,25 @@ class Holds(RuleBasedStateMachine):
         reported = self.account.reported()
         assert len(reported) == self.reports
         assert {message.event_id for message in reported if isinstance(message, UsageEvent)} == {
-            event_of(number) for number in self.booked | self.charged.keys()
+            event_of(number) for number in self.booked.keys() | {number for number, _ in self.charged}
         }
 
-    def _say(self, numbers: list[int]) -> None:
-        self.words.append((self.balance, self.seq, " ".join(map(str, numbers))))
+    def _say(self, records: list[tuple[int, bool]]) -> None:
+        posted = " ".join(f"{number}/lost" if lost else str(number) for number, lost in records)
+        self.words.append((self.balance, self.seq, posted))
+
+    def _waits(self, number: int, lost: bool) -> bool:
+        """A record like this is unposted: for a lost one the true one will do."""
+        waiting = self._waiting_before
+        return name(number) in waiting or (lost and field(f"{number}/lost") in waiting)
 
     def _close(self, number: int) -> None:
         self.holds.pop(number, None)
         self.notes.pop(number, None)
 
-    def _report(self, number: int, charge: int) -> None:
+    def _report(self, number: int, charge: int, lost: bool) -> None:
         self.reports += 1
-        if number not in self.charged:
-            self.charged[number] = charge
+        self.charged.setdefault((number, lost), charge)
 
 
 @pytest.mark.parametrize("version", sorted(programs()))

@@ -56,12 +56,12 @@ def priced(true_mc: int, charge_mc: int = 500) -> Correction:
 
 
 def booked(event: UsageEvent) -> Posting:
-    known = Known(events=set(), newcomers=set())
+    known = Known(events={}, newcomers=set())
     return post(entries([event]), {ANA: account(10**9)}, known, Tariff(models={1: MODELS}, cards=CARDS), NOW_US)
 
 
 def corrected(of: Account, *corrections: Correction, done: set[UUID] | None = None) -> CorrectionPosting:
-    return post_corrections(corrections, {ANA: of}, done or set(), NOW_US)
+    return post_corrections(corrections, {ANA: of}, {(one, False) for one in done or ()}, NOW_US)
 
 
 def test_a_provisional_charge_is_booked_as_it_is_and_waits() -> None:
@@ -114,7 +114,7 @@ def test_dearer_is_drawn_like_a_charge() -> None:
     assert row[3:6] == ("adjustment", "usage", -300)
     assert (row[7], row[8]) == (one.event.event_id, "price of new-model, version 7")
     assert [draw[3] for draw in posting.rows.draws] == [100, 200]
-    assert posting.rows.corrections == [(ANA, one.event.event_id, row[1], 7, "new-model", 800, 800, NOW_US)]
+    assert posting.rows.corrections == [(ANA, one.event.event_id, row[1], 7, "new-model", 800, 800, NOW_US, False)]
 
 
 def test_cheaper_is_given_back_as_a_grant() -> None:

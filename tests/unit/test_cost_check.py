@@ -46,7 +46,7 @@ def test_only_costs_that_both_know_are_compared() -> None:
         used("ana", 500, upstream_cost_nano=9, priced_as="", flags=("provisional",)),
     ]
     ana = Account(account_id=ANA, balance_mc=0, seq=0, recorded_at_us=0, grants=[])
-    posting = post(entries(events), {ANA: ana}, Known(events=set(), newcomers=set()), TARIFF, 1)
+    posting = post(entries(events), {ANA: ana}, Known(events={}, newcomers=set()), TARIFF, 1)
     assert [(ours, theirs) for ours, theirs, _ in posting.costs] == [(375_000, 375_000), (375_000, 750_000)]
     before = metrics.COST_DIFFERENCES._value.get()
     metrics.count(posting)

@@ -14,7 +14,7 @@ from meter.accounts import Account
 from meter.draws import NEVER_US, OpenGrant
 from meter.introductions import introductions
 from meter.order_posting import Order, post_expiries, post_orders
-from meter.posting import ACCOUNT_UNKNOWN, Entry, Known, Posting, Tariff, post
+from meter.posting import ACCOUNT_UNKNOWN, Entry, Known, Posting, Standing, Tariff, post
 from shared import ids
 from shared.events import StreamMessage, encode
 from shared.pricing import PricedModel, RateCard
@@ -37,7 +37,7 @@ def account(external_id: str, balance_mc: int = 0) -> Account:
 
 def booked(*messages: StreamMessage, balance_mc: int = 0, known: Known | None = None) -> Posting:
     accounts = {one.account_id: one for one in (account("ana", balance_mc), account("bia", balance_mc))}
-    return post(entries(messages), accounts, known or Known(events=set(), newcomers=set()), TARIFF, NOW_US)
+    return post(entries(messages), accounts, known or Known(events={}, newcomers=set()), TARIFF, NOW_US)
 
 
 def at_now(**more: Any) -> dict[str, Any]:
@@ -101,16 +101,16 @@ def test_an_impossible_time_is_replaced_and_flagged(said: int) -> None:
 def test_knows_a_repeated_event_and_still_reports_it() -> None:
     """An event that is booked changes nothing, but Redis is told of it again: it may have forgotten."""
     event = used("ana", 5, **at_now())
-    posting = booked(event, known=Known(events={event.event_id}, newcomers=set()))
+    posting = booked(event, known=Known(events={event.event_id: Standing(False, 10_000)}, newcomers=set()))
     assert posting.rows.transfers == []
-    assert posting.reported == {event.account_id: [event.event_id]}
+    assert posting.reported == {event.account_id: [str(event.event_id)]}
     assert posting.repeated == 1
 
 
 def test_gives_the_allowance_to_newcomers_alone() -> None:
     """The announcement that opens an account grants its allowance once, under the id that anyone can derive."""
     message = seen("ana", 500)
-    posting = booked(message, message, known=Known(events=set(), newcomers={message.account_id}))
+    posting = booked(message, message, known=Known(events={}, newcomers={message.account_id}))
     assert [row[1] for row in posting.rows.grants] == [ids.allowance_id(message.account_id, "default", "first")]
     assert posting.accounts[message.account_id].balance_mc == 500
     assert booked(message).rows.grants == []
@@ -119,7 +119,7 @@ def test_gives_the_allowance_to_newcomers_alone() -> None:
 def test_an_allowance_of_nothing_is_no_grant() -> None:
     """A plan without an allowance opens the account and grants nothing."""
     message = seen("ana", 0)
-    posting = booked(message, known=Known(events=set(), newcomers={message.account_id}))
+    posting = booked(message, known=Known(events={}, newcomers={message.account_id}))
     assert posting.rows.transfers == []
     assert message.account_id in posting.accounts
 
@@ -162,7 +162,7 @@ def test_time_of_an_account_never_goes_back() -> None:
     ahead = account("ana")
     ahead.recorded_at_us = NOW_US + 5
     event = used("ana", 1, **at_now())
-    known = Known(events=set(), newcomers=set())
+    known = Known(events={}, newcomers=set())
     posting = post(entries([event]), {ahead.account_id: ahead}, known, TARIFF, NOW_US)
     assert posting.rows.transfers[0][10] == NOW_US + 5
 
@@ -210,7 +210,7 @@ def test_any_delivery_gives_the_same_balances(calls: list[tuple[str, int]], data
     events: set[UUID] = set()
     rows = []
     for low, high in zip([0, *cuts], [*cuts, len(deliveries)], strict=True):
-        known = Known(events={one.event_id for one in messages if one.event_id in events}, newcomers=set())
+        known = Known(events={one: Standing(False, 0) for one in events}, newcomers=set())
         posting = post(entries(deliveries[low:high]), accounts, known, TARIFF, NOW_US)
         rows.extend(posting.rows.usage_events)
         events |= {row[1] for row in posting.rows.usage_events}
@@ -278,5 +278,5 @@ def test_entries_carry_their_payload() -> None:
     """What goes to the dead letters is the entry itself, byte for byte."""
     message = used("stranger")
     entry = Entry("5-1", encode(message), message)
-    known = Known(events=set(), newcomers=set())
+    known = Known(events={}, newcomers=set())
     assert post([entry], {}, known, TARIFF, NOW_US).dead[0].payload == encode(message)
