@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.recount.content import content_tokens, sequence, text_of
-from gateway.recount.history import RESULT_ROLES, History, calls_of, past_calls
+from gateway.recount.history import RESULT_ROLES, History, calls_of
 from gateway.recount.profiles import Frame, Profile
 from gateway.recount.response_format import render_format, schema_format
 from gateway.recount.tally import Tally
@@ -42,9 +42,9 @@ def count_chat(tally: Tally, request: Request, profile: Profile, frame: Frame) -
         role = message.get("role")
         if role in RESULT_ROLES:
             history.result(tally, message, profile)
-        elif calls := calls_of(message):
+        elif calls_of(message):
             content_tokens(tally, message.get("content"), profile)
-            past_calls(tally, calls, frame)
+            history.calls(tally, message, frame)
         elif sections and role in SYSTEM_ROLES and not apart:
             _message(tally, message, profile, tail="\n\n" + "\n\n".join(sections))
             sections = []

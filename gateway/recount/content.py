@@ -32,6 +32,13 @@ def content_tokens(tally: Tally, content: object, profile: Profile, tail: str = 
     tally.text("".join(texts) + tail)
 
 
+def media_tokens(tally: Tally, content: object, profile: Profile) -> None:
+    """Adds what is no text in a content."""
+    for part in sequence(content):
+        if isinstance(part, Mapping) and _text(part) is None:
+            _medium(tally, part, profile)
+
+
 def text_of(content: object) -> str:
     """All text of a content, whether one text or parts."""
     if isinstance(content, str):

@@ -1,17 +1,17 @@
 """Functions that earlier answers called, and what came back."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from gateway.recount.content import content_tokens, sequence
+from gateway.recount.content import content_tokens, media_tokens, sequence, text_of
 from gateway.recount.profiles import Frame, Profile
 from gateway.recount.tally import Tally
 
 RESULT: Final = 4
 """The message with a function's result, beside `functions.` + name and the text."""
-CALLS: Final = 21
-"""Calls made in parallel with all their results, beside the wrapper that names them and the texts of the results."""
+WRAPPER: Final = "multi_tool_use.parallel"
+"""What several calls at once are addressed to, and their results come from: one function that takes them all."""
 
 RESULT_ROLES: Final = ("tool", "function")
 
@@ -23,16 +23,6 @@ def calls_of(message: Message) -> list[Message]:
     calls = [call["function"] for call in sequence(message.get("tool_calls")) if _is_call(call)]
     older = message.get("function_call")
     return [*calls, older] if isinstance(older, Mapping) else calls
-
-
-def past_calls(tally: Tally, calls: Sequence[Message], frame: Frame) -> None:
-    """Calls that an earlier answer made: one names its recipient, several are the arguments of one wrapper."""
-    if len(calls) == 1:
-        tally.text(calls[0].get("name"), compact(calls[0].get("arguments")))
-        tally.add(frame.call)
-        return
-    tally.text(wrapper((str(call.get("name", "")), compact(call.get("arguments"))) for call in calls))
-    tally.add(CALLS + frame.calls_each * len(calls))
 
 
 def wrapper(calls: Iterable[tuple[str, str]]) -> str:
@@ -52,25 +42,51 @@ def compact(arguments: object) -> str:
 
 
 class History:
-    """Which function each result belongs to, and which results came back in one wrapper."""
+    """Which function each result belongs to, and which results came back together."""
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._names: dict[str, str] = {}
-        self._wrapped: set[str] = set()
+        self._together: dict[str, list[str]] = {}
+        """Identity of a call made in parallel → the results of all that were made with it, as far as they came."""
         for message in messages:
             calls = [call for call in sequence(message.get("tool_calls")) if _is_call(call)]
             for call in calls:
                 self._names[str(call.get("id"))] = str(call["function"].get("name", ""))
             if len(calls) > 1:
-                self._wrapped |= {str(call.get("id")) for call in calls}
+                results: list[str] = []
+                self._together |= {str(call.get("id")): results for call in calls}
+            elif message.get("role") in RESULT_ROLES:
+                self._gather(message)
+
+    def calls(self, tally: Tally, message: Message, frame: Frame) -> None:
+        """Adds the calls that an earlier answer made. Cases: one, to its function; several, as the arguments of one to
+        WRAPPER, with their results as one JSON list, in which an accent costs its escape."""
+        calls = calls_of(message)
+        tally.add(frame.call)
+        if len(calls) == 1:
+            tally.text(calls[0].get("name"), compact(calls[0].get("arguments")))
+            return
+        tally.text(WRAPPER, wrapper((str(call.get("name", "")), compact(call.get("arguments"))) for call in calls))
+        identities = (str(call.get("id")) for call in sequence(message.get("tool_calls")) if isinstance(call, Mapping))
+        results = next((self._together[each] for each in identities if each in self._together), [])
+        if results:
+            tally.text(WRAPPER, json.dumps(results))
+            tally.add(RESULT)
 
     def result(self, tally: Tally, message: Message, profile: Profile) -> None:
-        """Adds one result."""
+        """Adds one result; of those that came together only what is no text, for the calls hold their texts."""
         identity = str(message.get("tool_call_id"))
+        if identity in self._together:
+            media_tokens(tally, message.get("content"), profile)
+            return
         content_tokens(tally, message.get("content"), profile)
-        if identity not in self._wrapped:
-            tally.text(f"functions.{self._names.get(identity) or message.get('name') or ''}")
-            tally.add(RESULT)
+        tally.text(f"functions.{self._names.get(identity) or message.get('name') or ''}")
+        tally.add(RESULT)
+
+    def _gather(self, message: Message) -> None:
+        results = self._together.get(str(message.get("tool_call_id")))
+        if results is not None:
+            results.append(text_of(message.get("content")))
 
 
 def _is_call(call: object) -> bool:

@@ -52,9 +52,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     past_answer: int = 0
     """An earlier answer, beside the frame of every message."""
     call: int = 8
-    """A past message that calls one function, beside the name and the compact arguments."""
-    calls_each: int = 1
-    """Each of several past calls made in parallel, beside the wrapper that names them."""
+    """A past message that calls a function, beside the name and the compact arguments."""
 
 
 CHAT: Final = Frame(priming=3, priming_tools=2, priming_barred=3, priming_format=3, marks_format=True)
@@ -66,7 +64,6 @@ CHAT_THINKER: Final = Frame(
     marks_format=False,
     past_answer=2,
     call=14,
-    calls_each=3,
 )
 RESPONSES: Final = Frame(priming=3, priming_tools=0, priming_barred=1, priming_format=0, marks_format=False, call=9)
 RESPONSES_THINKER: Final = Frame(
@@ -81,7 +78,6 @@ RESPONSES_THINKER: Final = Frame(
     forced_name=False,
     past_answer=2,
     call=15,
-    calls_each=3,
 )
 
 
