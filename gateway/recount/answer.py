@@ -61,6 +61,8 @@ class Answer:
         self.parts: dict[Key, Part] = {}
         self.finished: dict[int, str] = {}
         """Number of a choice or item → why it ended, as the provider says it."""
+        self.sealed: dict[int, int] = {}
+        """Number of an item → characters of the thought in it that came sealed."""
         self.flags: set[str] = set()
         self.characters = 0
         """Characters of all texts, kept or not."""
@@ -128,6 +130,7 @@ class Answer:
         elif kind == "response.output_item.added" and isinstance(item, Mapping):
             self._call(at, 0, {"name": item.get("name")})
         elif kind == "response.output_item.done" and isinstance(item, Mapping):
+            self._seal(at, item)
             self._end(at, item.get("status"))
         elif kind in ("response.completed", "response.incomplete") and not self.parts:
             body = event.get("response")
@@ -143,6 +146,7 @@ class Answer:
                 self._say("thought", at, within, part.get("text"))
             if kind in _CALL_ITEMS:
                 self._call(at, 0, {"name": item.get("name"), "arguments": item.get("arguments", item.get("input"))})
+            self._seal(at, item)
             self._end(at, item.get("status"))
 
     def _messages(self, event: Event) -> None:
@@ -171,6 +175,11 @@ class Answer:
     def _end(self, number: int, reason: object) -> None:
         if isinstance(reason, str) and reason != "in_progress" and len(self.finished) < PARTS_MAX:
             self.finished[number] = reason
+
+    def _seal(self, number: int, item: Event) -> None:
+        sealed = item.get("encrypted_content") if item.get("type") == "reasoning" else None
+        if isinstance(sealed, str) and sealed and len(self.sealed) < PARTS_MAX:
+            self.sealed[number] = len(sealed)
 
     def _call(self, number: int, within: int, function: object) -> None:
         """Names come whole, arguments in pieces; some providers repeat the name in every piece."""

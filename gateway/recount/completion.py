@@ -4,15 +4,16 @@
 worker thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from gateway.recount.answer import Answer, Part
+from gateway.recount.answer import Answer, Key, Part
 from gateway.recount.foreign import Foreign, foreign_of
 from gateway.recount.history import wrapper
 from gateway.recount.profiles import is_openai, may_think, profile_of
+from gateway.recount.sealed import sealed_tokens
 from gateway.recount.tally import Recount, Tally
 from gateway.recount.vocabulary import encoding_for, load
 
@@ -28,6 +29,9 @@ BYTES_PER_TOKEN_X10: Final = 25
 PART_TOKENS: Final = 20
 CALL_TOKENS: Final = 60
 """What the cheap estimate adds for each text and each call: what is billed beside them when they end."""
+
+THOUGHT: Final = 2
+"""Tokens around a thought of OpenAI's that came sealed."""
 
 UNREAD_PER_TOKEN: Final = 4
 """Bytes or characters a token, of what could not be kept or read."""
@@ -123,11 +127,19 @@ class Transcript(Answer):
             tally.flag("hidden_reasoning")
         if not is_openai(model):
             tally.flag("estimated")
+        sealed = self.sealed.copy()
+        thoughts = {number: tokens for number, size in sealed.items() if (tokens := sealed_tokens(model, size))}
+        parts = [(key, part) for key, part in self.parts.copy().items() if key[0] != "thought" or key[1] not in thoughts]
+        if thoughts:
+            tally.flag("estimated")
+            tally.add(sum(thoughts.values()))
         if foreign:
-            _estimate_parts(tally, self, foreign)
+            _estimate_parts(tally, parts, foreign, bool(self.finished))
         else:
             known = is_openai(model)
-            _count_parts(tally, self, _ENDINGS.get((self.family, profile_of(model).reasoning)) if known else None)
+            tally.add(THOUGHT * len(thoughts))
+            ending = _ENDINGS.get((self.family, profile_of(model).reasoning)) if known else None
+            _count_parts(tally, parts, self, ending)
         tally.add(unread // UNREAD_PER_TOKEN)
         return tally.recount()
 
@@ -172,12 +184,12 @@ class Transcript(Answer):
         return True
 
 
-def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:
+def _count_parts(tally: Tally, parts: Sequence[tuple[Key, Part]], answer: Answer, ending: Ending | None) -> None:
     """Cases, for each choice: 1. it was cut, or another provider's; 2. it ended with text; 3. with calls."""
     calls: dict[int, list[tuple[int, Part]]] = {}
     texts: set[int] = set()
     finished = answer.finished.copy()
-    for (kind, number, _), part in answer.parts.copy().items():
+    for (kind, number, _), part in parts:
         if kind == "call":
             group = 0 if answer.family == "responses" else number
             calls.setdefault(group, []).append((number, part))
@@ -192,14 +204,14 @@ def _count_parts(tally: Tally, answer: Answer, ending: Ending | None) -> None:
         tally.add(ending.text * sum(number not in calls for number in texts & finished.keys()))
 
 
-def _estimate_parts(tally: Tally, answer: Answer, foreign: Foreign) -> None:
+def _estimate_parts(tally: Tally, parts: Sequence[tuple[Key, Part]], foreign: Foreign, ended: bool) -> None:
     """Texts scaled as prompts are; an answer that ended, and its calls, with what such answers were seen to bill."""
-    calls = 0
-    for (kind, _, _), part in answer.parts.copy().items():
+    calls = tokens = 0
+    for (kind, _, _), part in parts:
         calls += kind == "call"
-        tally.text(part.name, part.text)
-    tally.tokens = tally.tokens * foreign.text_percent // 100
-    if answer.finished:
+        tokens += sum(tally.length(text) for text in (part.name, part.text) if text)
+    tally.add(tokens * foreign.text_percent // 100)
+    if ended:
         tally.add(foreign.ending_text + calls * foreign.ending_call)
 
 

@@ -18,6 +18,7 @@ from gateway.recount.content import (
     sequence,
 )
 from gateway.recount.images import REMOTE_PX, size_of_base64, size_of_data_url
+from gateway.recount.sealed import GROK, Seal
 from gateway.recount.tally import Tally
 from gateway.recount.vocabulary import bare_name, load
 
@@ -55,6 +56,8 @@ class Foreign(msgspec.Struct, frozen=True, kw_only=True):
     """Asking for citations of a document."""
     thinking: int = 0
     """Asking for visible thought."""
+    seal: Seal | None = None
+    """How thought that is sent back is sealed; None where it is not."""
     ending_text: int = 1
     """An answer that came to its end, beside its text."""
     ending_call: int = 10
@@ -76,7 +79,7 @@ def _claude(tools: int, forced: int, text_percent: int = 108, ending_call: int =
 def _grok(base: int, tools: int, tools_percent: int = 125, text_percent: int = 100, call: int = 15) -> Foreign:
     return Foreign(
         base=base, tools=tools, tools_percent=tools_percent, text_percent=text_percent, call=call,
-        image_pixels_per_token=1, image_max=256,
+        image_pixels_per_token=1, image_max=256, seal=GROK,
     )  # fmt: skip
 
 
@@ -96,7 +99,7 @@ _KNOWN: Final = (
     ("claude-2", _claude(0, 0, 120)),
     ("claude", CLAUDE),
     ("grok-4.", Foreign(text_percent=100, base=189, message=2, tools=40, tools_percent=105,
-                        image_pixels_per_token=780)),
+                        image_pixels_per_token=780, seal=GROK)),
     ("grok-4", _grok(0, 140, 100, 97, call=0)),
     ("grok-2", _grok(4, 50, 150, 104)),
     ("grok", _grok(4, 100)),
@@ -150,6 +153,8 @@ def _message(texts: Tally, beside: Tally, message: Request, foreign: Foreign) ->
     kind = message.get("type", "message")
     if kind == "reasoning":
         beside.flag("hidden_history")
+        sealed = message.get("encrypted_content")
+        beside.add(foreign.seal.tokens(len(sealed)) if foreign.seal and isinstance(sealed, str) else 0)
     if kind in ("function_call", "function_call_output") or message.get("role") in ("tool", "function"):
         beside.add(foreign.call)
     _content(texts, beside, message.get("content"), foreign)

@@ -6,6 +6,7 @@ from typing import Any, Final
 from gateway.recount.chat import count_chat
 from gateway.recount.content import sequence
 from gateway.recount.profiles import Profile
+from gateway.recount.sealed import OPENAI
 from gateway.recount.tally import Tally
 
 HOSTED_TOOL: Final = 294
@@ -13,11 +14,6 @@ HOSTED_TOOL: Final = 294
 search with gpt-4o and gpt-4.1; what it finds is billed as input too, and is known to the provider alone."""
 HOSTED_TOOL_THINKER: Final = 4300
 """The same with gpt-5.2."""
-
-THOUGHT_ENVELOPE_CHARACTERS: Final = 930
-THOUGHT_CHARACTERS_PER_TOKEN: Final = 6.6
-"""Encrypted thought that is sent back: its base64 is this much longer than the thought, and this long for each token
-of it. Within 20 % of what was billed, on recorded calls."""
 
 Request = Mapping[str, Any]
 
@@ -81,7 +77,6 @@ def _thoughts(tally: Tally, items: Sequence[Request]) -> None:
             if at > last_user:
                 tally.flag("hidden_history")
                 sealed = item.get("encrypted_content")
-                size = len(sealed) - THOUGHT_ENVELOPE_CHARACTERS if isinstance(sealed, str) else 0
-                tally.add(max(0, round(size / THOUGHT_CHARACTERS_PER_TOKEN)))
+                tally.add(OPENAI.tokens(len(sealed)) if isinstance(sealed, str) else 0)
         elif kind not in ("message", "function_call", "function_call_output"):
             tally.flag("hidden_history")
