@@ -129,7 +129,7 @@ class Transcript(Answer):
             tally.flag("estimated")
         sealed = self.sealed.copy()
         thoughts = {number: tokens for number, size in sealed.items() if (tokens := sealed_tokens(model, size))}
-        parts = [(key, part) for key, part in self.parts.copy().items() if key[0] != "thought" or key[1] not in thoughts]
+        parts = [each for each in self.parts.copy().items() if each[0][0] != "thought" or each[0][1] not in thoughts]
         if thoughts:
             tally.flag("estimated")
             tally.add(sum(thoughts.values()))

@@ -91,17 +91,39 @@ def events_of(call: Call) -> Sequence[Mapping[str, Any]]:
     if call.family == "chat":
         return [event for choice in call.body.get("choices", ()) for event in _chat_events(choice)]
     if call.family == "responses":
-        return [
-            {"type": "response.output_text.delta", "output_index": at, "delta": text}
-            for at, item in enumerate(call.body.get("output", ()))
-            for part in item.get("content") or ()
-            for text in _pieces(part.get("text"))
-        ]
-    return [
-        {"type": "content_block_delta", "index": at, "delta": {"text": text}}
-        for at, block in enumerate(call.body.get("content", ()))
-        for text in _pieces(block.get("text"))
-    ]
+        return [event for at, item in enumerate(call.body.get("output", ())) for event in _responses_events(at, item)]
+    return [event for at, block in enumerate(call.body.get("content", ())) for event in _block_events(at, block)]
+
+
+def thought_ends(event: Mapping[str, Any]) -> bool:
+    """Whether a Responses event closes a thought, sealed or not."""
+    item = event.get("item")
+    done = event.get("type") == "response.output_item.done"
+    return done and isinstance(item, Mapping) and item.get("type") == "reasoning"
+
+
+def _block_events(at: int, block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    deltas = [{"text": text} for text in _pieces(block.get("text"))]
+    deltas += [{"thinking": text} for text in _pieces(block.get("thinking"))]
+    if block.get("type") == "tool_use":
+        started = {"type": "tool_use", "name": block["name"]}
+        yield {"type": "content_block_start", "index": at, "content_block": started}
+        deltas += [{"partial_json": text} for text in _pieces(json.dumps(block["input"]))]
+    for delta in deltas:
+        yield {"type": "content_block_delta", "index": at, "delta": delta}
+
+
+def _responses_events(at: int, item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Cases: thought, which ends before anything else is said; a call; texts."""
+    if item.get("type") == "reasoning":
+        yield {"type": "response.output_item.done", "output_index": at, "item": item}
+    elif item.get("type") == "function_call":
+        yield {"type": "response.output_item.added", "output_index": at, "item": {"name": item["name"]}}
+        for text in _pieces(item["arguments"]):
+            yield {"type": "response.function_call_arguments.delta", "output_index": at, "delta": text}
+    for part in item.get("content") or ():
+        for text in _pieces(part.get("text")):
+            yield {"type": "response.output_text.delta", "output_index": at, "delta": text}
 
 
 def _chat_events(choice: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -152,6 +174,7 @@ def _said(family: str, event: Mapping[str, Any]) -> Iterator[tuple[Any, str | No
     else:
         delta = event.get("delta") or {}
         yield (at, "text"), delta.get("text")
+        yield (at, "thinking"), delta.get("thinking")
         yield (at, "json"), delta.get("partial_json")
         yield (at, "name"), (event.get("content_block") or {}).get("name")
 

@@ -19,7 +19,7 @@ from gateway.recount.foreign import foreign_of
 from gateway.recount.prompt import count_prompt
 from gateway.recount.tally import Recount
 from gateway.recount.vocabulary import bare_name, encoding_for
-from tests.precision.recorded import DATA, Call, ended_at, events_of, produced, read, stream
+from tests.precision.recorded import DATA, Call, ended_at, events_of, produced, read, stream, thought_ends
 
 BEYOND = frozenset({"remote_image", "pdf", "file", "audio", "hidden_history", "hosted_tool"})
 """Flags of prompts that nobody but the provider can count."""
@@ -29,6 +29,7 @@ KINDS = ("plain text", "tools", "tool history", "JSON schema", "images", COUNTAB
 """Kinds of prompts in the order of the table; the last cannot be counted by anybody but the provider."""
 
 UNHEARD = "any call, without Anthropic's first event"
+UNSEEN = "any call, the truth with hidden thought"
 ABORTED_SHARE = 0.02
 DRAWS = 500
 CUTS_EACH = 5
@@ -77,6 +78,7 @@ def measure(path: Path = DATA, seed: int = 1) -> dict[str, Any]:
             {"aborted": "countable", **traffic(calls, countable, recounts, dice)},
             {"aborted": "any call", **traffic(calls, calls, recounts, dice)},
             {"aborted": UNHEARD, **traffic(calls, calls, recounts, dice, heard=False)},
+            {"aborted": UNSEEN, **traffic(calls, calls, recounts, dice, unseen=True)},
         ],
         "holds": holds(calls),
     }
@@ -157,7 +159,7 @@ def cuts(calls: Iterable[Call], dice: random.Random) -> dict[str, Any]:
     for call in calls:
         if not call.openai or call.family not in ("chat", "responses"):
             continue
-        events = events_of(call)
+        events = [event for event in events_of(call) if not thought_ends(event)]
         raw = stream(events[: ended_at(events)])
         for _ in range(CUTS_EACH if raw else 0):
             prefix = raw[: dice.randrange(len(raw) + 1)]
@@ -188,13 +190,15 @@ def traffic(
     recounts: Mapping[int, Recount],
     dice: random.Random,
     heard: bool = True,
+    unseen: bool = False,
 ) -> dict[str, Any]:
     """The records as traffic of which a share is aborted at random points: booked tokens against the truth.
 
     A whole call is booked as the provider counted it. An aborted one is booked as recounted; its truth is the
     provider's count of the prompt and the tokens of what had been produced, at other providers than OpenAI the
     answer's count by the share of its characters. Anthropic counts the prompt in the first event of a stream: that is
-    the provider's word, and booked as such where it is `heard`.
+    the provider's word, and booked as such where it is `heard`. Thought that OpenAI hides was produced before the first
+    event that shows anything: sealed thought is in the truth always, all of it where the truth holds the `unseen`.
     """
     for call in calls:
         encoding_for(call.model)
@@ -208,7 +212,7 @@ def traffic(
         for call in dice.sample(able, max(1, round(len(calls) * ABORTED_SHARE))):
             raw = known.get(call.number, b"")
             prefix = raw[: dice.randrange(len(raw) + 1)]
-            came = _came(call, raw, prefix)
+            came = _came(call, raw, prefix, unseen)
             recounted = count_completion(call.family, call.model, prefix).tokens - call.tokens_out
             if call.family != "messages" or not heard:
                 recounted += recounts[call.number].tokens - call.tokens_in
@@ -226,10 +230,15 @@ def traffic(
     }
 
 
-def _came(call: Call, raw: bytes, prefix: bytes) -> int:
+def _came(call: Call, raw: bytes, prefix: bytes, unseen: bool) -> int:
     texts = produced(call.family, prefix)
     if call.openai:
-        return sum(_plain(call.model, text) for text in texts.values())
+        sealed = b'"encrypted_content": "' in prefix.rpartition(b"\n\n")[0]
+        thought = call.thought if sealed or (unseen and any(texts.values())) else 0
+        shown = (
+            _plain(call.model, text) for (_, *kind), text in texts.items() if not sealed or "summary" not in kind[-1]
+        )
+        return thought + sum(shown)
     everything = sum(map(len, produced(call.family, raw).values()))
     return round(call.tokens_out * sum(map(len, texts.values())) / everything) if everything else 0
 

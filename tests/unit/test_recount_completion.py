@@ -238,6 +238,28 @@ def test_hidden_thought_is_flagged(model: str, flags: tuple[str, ...]) -> None:
     assert count_completion("chat", model, stream(CHAT)).flags == flags
 
 
+@pytest.mark.parametrize(("model", "size", "tokens"), [("gpt-5", 940 + 640, 102), ("grok-4.3", 620, 100)])
+def test_sealed_thought_is_estimated_by_its_size(model: str, size: int, tokens: int) -> None:
+    """Thought that came encrypted counts by its length, instead of its summary, streamed or whole; and says so."""
+    thought = {"type": "reasoning", "encrypted_content": "x" * size, "summary": [{"text": "Penso."}]}
+    said = {"type": "message", "content": [{"text": "Oi"}]}
+    summary = {"type": "response.reasoning_summary_text.delta", "output_index": 0, "delta": "Penso."}
+    seen = [summary, {"type": "response.output_item.done", "output_index": 0, "item": thought}]
+    text = {"type": "response.output_text.delta", "output_index": 1, "delta": "Oi"}
+    streamed = count_completion("responses", model, stream([*seen, text]))
+    assert streamed.tokens == count_completion("responses", model, {"output": [thought, said]}).tokens
+    assert streamed.tokens == count_completion("responses", model, stream([text])).tokens + tokens
+    assert streamed.flags == ("estimated", "hidden_reasoning")
+    assert count_completion("responses", model, stream(seen[:1])).tokens == length("Penso.")
+
+
+def test_what_seals_thought_is_no_thought() -> None:
+    """A seal smaller than its own envelope, one of no text, or one of a model that seals nothing adds nothing."""
+    for model, sealed in (("gpt-5", "x" * 900), ("gpt-5", 7), ("gpt-5", ""), ("deepseek-v4", "x" * 9_000)):
+        body = {"output": [{"type": "reasoning", "encrypted_content": sealed}]}
+        assert count_completion("responses", model, body).tokens == 0
+
+
 def test_anthropic_streams_are_estimated() -> None:
     """Text, thought and tool use of Anthropic's events are counted, scaled, and flagged."""
     recount = count_completion("messages", "claude-haiku-4-5", stream(MESSAGES))

@@ -203,14 +203,47 @@ def test_past_calls_and_results() -> None:
     assert chat(HELLO, call, result).tokens - chat(HELLO).tokens == expected
 
 
-def test_parallel_calls_share_one_wrapper() -> None:
-    """Calls made at once stand in one wrapper, and their results cost their texts alone."""
-    calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in ("ping", "pong")]
-    results = [{"role": "tool", "tool_call_id": name, "content": "ok"} for name in ("ping", "pong")]
-    uses = [{"recipient_name": f"functions.{name}", "parameters": {}} for name in ("ping", "pong")]
+def parallel(*results: str, model: str = "gpt-4o") -> int:
+    """Tokens of calls made at once and their results, beside the question."""
+    names = [f"f{number}" for number in range(len(results))]
+    calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in names]
+    answers = [
+        {"role": "tool", "tool_call_id": name, "content": text} for name, text in zip(names, results, strict=True)
+    ]
+    asked = {"role": "assistant", "tool_calls": calls}
+    return chat(HELLO, asked, *answers, model=model).tokens - chat(HELLO, model=model).tokens
+
+
+@pytest.mark.parametrize(("model", "call"), [("gpt-4o", 8), ("gpt-5-nano", 14)])
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_parallel_calls_are_one_call(model: str, call: int, number: int) -> None:
+    """Calls made at once are the arguments of one call, and their results one JSON list: each framed as one is."""
+    uses = [{"recipient_name": f"functions.f{at}", "parameters": {}} for at in range(number)]
     wrapper = json.dumps({"tool_uses": uses}, separators=(",", ":"))
-    message = {"role": "assistant", "tool_calls": calls}
-    assert chat(HELLO, message, *results).tokens - chat(HELLO).tokens == length(wrapper) + 21 + 2 + 2 * length("ok")
+    shown = length(wrapper) + length(json.dumps(["ok"] * number)) + 2 * length("multi_tool_use.parallel")
+    assert parallel(*["ok"] * number, model=model) == shown + call + 4
+
+
+def test_accents_in_parallel_results_cost_their_escapes() -> None:
+    """Three results in Korean, a thousand words each, were billed at 39,235 where English ones were at 3,191.
+
+    So it was reported of gpt-4.1 and gpt-5.2: thirteen tokens a word and space, for the list is written in ASCII.
+    """
+    korean, english = (parallel(*[word * 1_000] * 3, model="gpt-4.1") for word in ("테스트 ", "test "))
+    assert korean - english == pytest.approx(39_235 - 3_191, rel=0.002)
+    assert parallel("ação", "x") > parallel("acao", "x")
+
+
+def test_a_result_of_parallel_calls_may_hold_an_image() -> None:
+    """What is no text in such a result counts as it does anywhere."""
+    image = {"type": "image_url", "image_url": {"url": data_url(png(640, 480))}}
+    calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in "ab"]
+
+    def with_content(*parts: Message) -> int:
+        result = {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "ok"}, *parts]}
+        return chat(HELLO, {"role": "assistant", "tool_calls": calls}, result).tokens
+
+    assert with_content(image) - with_content() == 425
 
 
 def test_images_and_files_and_their_flags() -> None:
