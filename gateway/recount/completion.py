@@ -33,6 +33,9 @@ CALL_TOKENS: Final = 60
 THOUGHT: Final = 2
 """Tokens around a thought of OpenAI's that came sealed."""
 
+SEALED_PER_TOKEN: Final = 5
+"""Characters of sealed thought a token in the cheap estimate; it has 6 and more."""
+
 UNREAD_PER_TOKEN: Final = 4
 """Bytes or characters a token, of what could not be kept or read."""
 
@@ -110,7 +113,8 @@ class Transcript(Answer):
         High on purpose; docs/precision.md says how far above, and how seldom below.
         """
         texts = sum(PART_TOKENS if kind != "call" else CALL_TOKENS for kind, _, _ in self.parts)
-        return max(self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + texts, self._events if self.parts else 0)
+        seen = self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + sum(self.sealed.values()) // SEALED_PER_TOKEN
+        return max(seen + texts, self._events if self.parts else 0)
 
     @property
     def overhead_bytes(self) -> int:

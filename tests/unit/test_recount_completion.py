@@ -343,6 +343,10 @@ def test_the_cheap_estimate_is_high() -> None:
     few = Transcript("chat")
     few.add(stream([*CHAT, delta(finish="tool_calls")]))
     assert few.estimate() >= few.count("gpt-4o").tokens
+    sealed = Transcript("responses")
+    thought = {"type": "reasoning", "encrypted_content": "x" * 9_000}
+    sealed.add(stream([{"type": "response.output_item.done", "item": thought}]))
+    assert sealed.estimate() >= sealed.count("gpt-5").tokens > 1_000
     transcript.add(stream(delta(content="") for _ in range(5_000)))
     assert transcript.estimate() >= 5_000
 
