@@ -10,6 +10,9 @@ from shared.pricing import PLAIN_OUT
 
 PROMPTS_MAX: Final = 2048
 """Prompts in one request for completions."""
+UNMETERED_TOOLS: Final = frozenset({"image_generation", "code_interpreter", "file_search"})
+"""Tools that OpenAI runs itself and bills apart, by images, sessions and calls that no price here is for: the tokens of
+the answer do not contain them. Searches of the web are counted."""
 _MEDIA_OUT: Final = {"audio": "audio_out", "image": "image_out"}
 """Modality that an answer is asked to have → the kind of its tokens."""
 
@@ -17,6 +20,7 @@ Request = Mapping[str, Any]
 
 
 def chat(request: Request) -> Ask:
+    _refuse_unmetered_tools(request)
     name = model(request)
     asked = usage_asked(request)
     limits = [count(request, limit, TOKENS_ASKED_MAX) for limit in CHAT_LIMITS]
@@ -36,6 +40,7 @@ def responses(request: Request) -> Ask:
     """An answer in the background would be fetched later, past the meter."""
     if flag(request, "background"):
         raise Refusal("invalid_field", field="background", reason="answers in the background cannot be metered")
+    _refuse_unmetered_tools(request)
     return Ask(
         model=model(request),
         stream=flag(request, "stream"),
@@ -69,6 +74,7 @@ def completions(request: Request) -> Ask:
 
 def messages(request: Request) -> Ask:
     """Claude thinks only where it is told to, and a budget of thought must fit into the answer's limit."""
+    _refuse_unmetered_tools(request)
     thinking = request.get("thinking")
     thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
     budget = count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
@@ -97,6 +103,14 @@ def embeddings(request: Request) -> Ask:
         user=request.get("user"),
         sold="input",
     )
+
+
+def _refuse_unmetered_tools(request: Request) -> None:
+    tools = request.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind in UNMETERED_TOOLS:
+            raise Refusal("invalid_field", field="tools", reason=f"{kind} is billed apart and cannot be metered")
 
 
 def _kinds_out(modalities: object) -> tuple[str, ...]:

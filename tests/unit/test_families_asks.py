@@ -114,6 +114,24 @@ def test_every_answer_that_is_made_is_counted() -> None:
         assert read("/completions", **fields).choices == choices, fields
 
 
+@pytest.mark.parametrize("path", ["/responses", "/chat/completions", "/messages"])
+def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
+    """Images, sessions and searches of files that OpenAI makes by itself would be free; those of the web are counted, and
+    functions run at the client's. What is no list of tools is the upstream's to refuse."""
+    counted: Any = [
+        {"type": "web_search"},
+        {"type": "function", "name": "image_generation"},
+        {"type": ["x"]},
+        "x",
+        None,
+    ]
+    other: Any = (counted, None, [], {}, "image_generation", {"type": "image_generation"})
+    for tools in other:
+        assert read(path, tools=tools).model == "m"
+    for kind in ("image_generation", "code_interpreter", "file_search"):
+        assert field_of(path, tools=[*counted, {"type": kind, "model": "gpt-image-1"}]) == "tools"
+
+
 def test_claude_thinks_where_it_is_told_to() -> None:
     """And its budget of thought must fit into what is held."""
     assert not read("/messages").thinks
