@@ -116,8 +116,8 @@ def test_every_answer_that_is_made_is_counted() -> None:
 
 @pytest.mark.parametrize("path", ["/responses", "/chat/completions", "/messages"])
 def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
-    """Images, sessions and searches of files that OpenAI makes by itself would be free; those of the web are counted, and
-    functions run at the client's. What is no list of tools is the upstream's to refuse."""
+    """Images, sessions and searches of files that OpenAI makes by itself would be free; those of the web are counted,
+    and functions run at the client's. What is no list of tools is the upstream's to refuse."""
     counted: Any = [
         {"type": "web_search"},
         {"type": "function", "name": "image_generation"},
