@@ -138,7 +138,8 @@ class Meter:
     def _tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
         consumer = self._settings.meter_name or socket.gethostname()
         for shard in self._settings.shards:
-            stream = ShardStream(self._client, shard, consumer)
+            claim_idle_ms = round(1000 * self._settings.claim_idle_s)
+            stream = ShardStream(self._client, shard, consumer, claim_idle_ms=claim_idle_ms)
             yield Reader(shard, stream, self._ledger, self._projection, self._health, self._stop).run()
         rung = self._bell.events
         yield self._rounds("bell", self._bell.listen, MEASURE_S)

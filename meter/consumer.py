@@ -1,7 +1,8 @@
 """The loop of one shard: read, post, tell Redis, acknowledge. Each step may be repeated from any earlier one.
 
 A batch goes wrong in one of three ways
-  slow down   Postgres or Redis is away, busy or full: the same entries are tried again, later
+  slow down   Postgres or Redis is away, busy or full: the same entries are tried again, later, and in smaller parts
+              where a statement or a lock took too long
   poison      the rows are at fault: the batch is halved until one entry is left, which is put away
   the meter   everything looks like poison: the reader stops and a person is called, before all is put away
 """
@@ -13,17 +14,16 @@ from typing import Final
 import structlog
 
 from meter import metrics
-from meter.database import is_data_fault
+from meter.database import is_data_fault, is_too_slow
 from meter.health import Health
 from meter.ledger import Ledger, PoisonedStreamError
 from meter.posting import DeadLetter, Entry, Posting, dead_letter
 from meter.projection import Projection
 from meter.rounds import Retries, passing
-from meter.stream import CLAIM_IDLE_MS, Batch, ShardStream
+from meter.stream import BATCH_ENTRIES_MAX, Batch, ShardStream
 
 POISON_RUN_MAX: Final = 100
 """Entries in a row that may turn out unbookable before the reader stops: one mistake must not empty a stream."""
-CLAIM_EVERY_S: Final = CLAIM_IDLE_MS / 2000
 
 log = structlog.get_logger()
 
@@ -51,6 +51,7 @@ class Reader:
         self._rejoin = True
         self._claim_at_s = 0.0
         self._poison_run = 0
+        self._part_entries = BATCH_ENTRIES_MAX
 
     async def run(self) -> None:
         """Until told to stop. A batch that has been read is finished first."""
@@ -59,7 +60,7 @@ class Reader:
                 batch = await self._next_batch()
                 if batch.entry_ids:
                     with metrics.BATCH_SECONDS.labels(step="post").time():
-                        postings = await self._post(batch.entries, batch.unreadable)
+                        postings = await self._post_in_parts(batch)
                     with metrics.BATCH_SECONDS.labels(step="apply").time():
                         for posting in postings:
                             await self._projection.apply(posting.accounts.values(), posting.reported)
@@ -92,8 +93,28 @@ class Reader:
             batch = await self._stream.abandoned()
             if batch.entry_ids:
                 return batch
-            self._claim_at_s = now_s + CLAIM_EVERY_S
+            self._claim_at_s = now_s + self._stream.claim_idle_ms / 2000
         return await self._stream.following()
+
+    async def _post_in_parts(self, batch: Batch) -> list[Posting]:
+        """Commit a batch: whole, or in ever smaller parts while Postgres takes too long over them.
+
+        Parts grow again after a whole batch only: what is repeated costs little, and would let them grow too early.
+        """
+        size = self._part_entries
+        postings: list[Posting] = []
+        unreadable = batch.unreadable
+        for start in range(0, max(1, len(batch.entries)), size):
+            part = batch.entries[start : start + size]
+            try:
+                postings += await self._post(part, unreadable)
+            except Exception as error:
+                if is_too_slow(error):
+                    self._part_entries = max(1, len(part) // 2)
+                raise
+            unreadable = []
+        self._part_entries = min(BATCH_ENTRIES_MAX, 2 * size)
+        return postings
 
     async def _post(self, entries: list[Entry], unreadable: list[DeadLetter]) -> list[Posting]:
         """Commit them, in as many parts as it takes to find those that cannot be booked."""

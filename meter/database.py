@@ -14,7 +14,7 @@ STATEMENT_TIMEOUT_S: Final = 30.0
 IDLE_TIMEOUT_S: Final = 15.0
 """Silence inside of a transaction after which Postgres ends it, so that a meter that is paused or cut off with accounts
 locked does not keep them from the others. Longer than a batch computes, and than Redis takes to answer or to fail."""
-LOCK_TIMEOUT_S: Final = 10.0
+LOCK_TIMEOUT_S: Final = 4.0
 """Wait for a row lock, in seconds, after which the batch is tried again."""
 CONNECTIONS_MAX: Final = 6
 """Connections of one meter for posting; a reader without one waits its turn."""
@@ -36,6 +36,9 @@ _SETTINGS: Final = {
 
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000
 """2000-01-01, from which Postgres counts microseconds."""
+
+_SLOW: Final = ("57014", "55P03")
+"""SQLSTATE codes: a statement took longer than STATEMENT_TIMEOUT_S, a lock than LOCK_TIMEOUT_S."""
 
 _DATA_CLASSES: Final = ("21", "22", "23")
 """SQLSTATE classes that say something about the rows: cardinality, data (also where asyncpg itself could not encode a
@@ -126,6 +129,13 @@ def is_data_fault(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         return False
     return isinstance(error, ValueError | TypeError | OverflowError | LookupError | AssertionError)
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Whether Postgres, or the wait for its answer, ran out of time: less work at once may be possible."""
+    if isinstance(error, asyncpg.PostgresError):
+        return error.sqlstate in _SLOW
+    return isinstance(error, TimeoutError)
 
 
 def is_passing_fault(error: BaseException) -> bool:

@@ -76,11 +76,15 @@ def without_nul(message: StreamMessage) -> StreamMessage:
 class ShardStream:
     """The stream of one shard, read by one consumer."""
 
-    def __init__(self, client: Any, shard: int, consumer: str, *, block_ms: int = BLOCK_MS) -> None:
+    def __init__(
+        self, client: Any, shard: int, consumer: str, *, block_ms: int = BLOCK_MS, claim_idle_ms: int = 0
+    ) -> None:
+        """`claim_idle_ms`: see CLAIM_IDLE_MS, which it is where it is 0."""
         self._client = client
         self._key = redis_keys.usage_stream(shard)
         self._consumer = consumer
         self._block_ms = block_ms
+        self.claim_idle_ms = claim_idle_ms or CLAIM_IDLE_MS
         self._claim_from: bytes | str = "0-0"
 
     async def join(self) -> None:
@@ -100,12 +104,12 @@ class ShardStream:
         return await self._read(">", self._block_ms)
 
     async def abandoned(self) -> Batch:
-        """Entries that another consumer read and did not acknowledge in CLAIM_IDLE_MS; they are this one's now."""
+        """Entries that another consumer read and did not acknowledge in `claim_idle_ms`; they are this one's now."""
         answer = await self._client.xautoclaim(
             self._key,
             redis_keys.METER_GROUP,
             self._consumer,
-            min_idle_time=CLAIM_IDLE_MS,
+            min_idle_time=self.claim_idle_ms,
             start_id=self._claim_from,
             count=BATCH_ENTRIES_MAX,
         )
@@ -127,8 +131,10 @@ class ShardStream:
         pipeline.xinfo_groups(self._key)
         pipeline.xpending(self._key, redis_keys.METER_GROUP)
         groups, pending = await pipeline.execute()
-        given = next(one["last-delivered-id"] for one in groups if one["name"] == redis_keys.METER_GROUP.encode())
-        bound = _after(given)
+        given = [one["last-delivered-id"] for one in groups if one["name"] == redis_keys.METER_GROUP.encode()]
+        if not given:
+            return  # the group was forgotten, and another meter has just made it again
+        bound = _after(given[0])
         if pending["pending"]:
             bound = min(bound, pending["min"], key=_numbers)
         await self._client.xtrim(self._key, minid=bound, approximate=False)

@@ -169,6 +169,8 @@ class MeterSettings(_Settings):
     meter_metrics_port: Port = 9465
     meter_name: str = ""
     """Names this consumer in the group; default: the host name, so that a restarted meter finds what it still owed."""
+    claim_idle_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
+    """Idle time after which entries that another meter has read and not booked are taken over."""
     default_allowance: str = "1000000"
     """Credits that the plan `default` gives a user seen for the first time, where the plan does not exist yet."""
 
