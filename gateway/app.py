@@ -20,6 +20,7 @@ from gateway.budget import Budget
 from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, forwarded
 from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
+from gateway.guesses import GUESSES_MAX, networks, source
 from gateway.journal import Journal
 from gateway.models import ModelList, model, models
 from gateway.provisional import provisional_model
@@ -101,6 +102,10 @@ async def opened(settings: GatewaySettings) -> Any:
         listed = forwarded(settings.forwarded_paths)
     except ValueError as mistake:
         raise SettingsError(f"SUNDIAL_FORWARDED_PATHS: {mistake}") from None
+    try:
+        trusted = networks(settings.trusted_proxies)
+    except ValueError as mistake:
+        raise SettingsError(f"SUNDIAL_TRUSTED_PROXIES: {mistake}") from None
     settings.home.mkdir(parents=True, exist_ok=True)
     tasks: set[asyncio.Task[Any]] = set()
 
@@ -130,6 +135,7 @@ async def opened(settings: GatewaySettings) -> Any:
         shadow=shadow,
         spawn=spawn,
         forwarded=listed,
+        trusted_proxies=trusted,
     )
     # A vocabulary's first load holds the interpreter for a moment: better before the port is open.
     for name in VOCABULARIES:
@@ -193,6 +199,14 @@ async def _serve(request: web.Request) -> web.StreamResponse:
     return await forward(request, family)
 
 
+def _guesses(gate: Gate, request: web.Request) -> int:
+    """One more wrong key of this request's source; how many that makes."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    address = peer[0] if isinstance(peer, tuple) else ""
+    origin = source(address, request.headers.getall("X-Forwarded-For", ()), gate.trusted_proxies)
+    return gate.guesses.count(origin, asyncio.get_running_loop().time())
+
+
 @web.middleware
 async def _refuse(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -204,8 +218,12 @@ async def _refuse(
         # A target that no route can have (`*`, an authority) is an unknown path too.
         refusal = error if isinstance(error, Refusal) else Refusal("unknown_path", path=request.raw_path)
         gate = request.app[GATE]
+        guesses = _guesses(gate, request) if refusal.code == "invalid_api_key" else 0
+        if guesses > GUESSES_MAX:
+            refusal = Refusal("too_many_guesses")
         metrics.REFUSALS.labels(refusal.code).inc()
-        log.info("refused", code=refusal.code, method=request.method, path=request.path)
+        if guesses <= GUESSES_MAX + 1:  # whoever goes on is counted, and no more written down
+            log.info("refused", code=refusal.code, method=request.method, path=request.path)
         anthropic = request.raw_path.startswith(BASE_PATH + ANTHROPIC_PATH)
         answer = response(refusal, gate.settings.language, request.get("call_id", ""), anthropic=anthropic)
         if not request.content.at_eof():

@@ -85,7 +85,7 @@ async def _relay(gate: Gate, request: web.Request, answer: Answer, call_id: str)
     answer.listen(relay)
     while not relay.complete:
         await relay.wait(gate.settings.idle_timeout_s)
-        late = relay.silence_s >= gate.settings.idle_timeout_s
+        late = relay.silence_s >= gate.settings.idle_timeout_s or relay.took_s >= gate.settings.answer_timeout_s
         if relay.broken is not None or late or (relay.stalled and not await relay.drain(writer)):
             answer.stop()
             relay.cut()

@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.book import KeyBook
 from gateway.budget import Budget
 from gateway.families import Family
+from gateway.guesses import Guesses, Network
 from gateway.journal import Journal
 from gateway.redis_link import RedisLink
 from gateway.shadow import Shadow
@@ -48,6 +49,9 @@ class Gate:
     """Runs something to its end, whatever becomes of the request that it is for."""
     forwarded: tuple[Family, ...] = ()
     """What the operator listed to be passed on unmetered."""
+    trusted_proxies: tuple[Network, ...] = ()
+    guesses: Guesses = field(default_factory=Guesses)
+    """Wrong keys, by where they come from."""
     outliving: "set[asyncio.Task[Any]]" = field(default_factory=set)
     """Calls that go on when their client has left."""
     draining: bool = False

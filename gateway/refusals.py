@@ -46,6 +46,12 @@ TABLE: Final[dict[str, _Row]] = {
         "Chave desconhecida ou revogada. Peça uma nova ao administrador.",
         "Unknown or revoked API key. Ask your administrator for a new one.",
     ),
+    "too_many_guesses": _Row(
+        429,
+        "rate_limit_error",
+        "Muitas chaves erradas vieram deste endereço. Aguarde um minuto e confira a sua chave.",
+        "Too many wrong API keys came from this address. Wait a minute and check your key.",
+    ),
     "missing_user": _Row(
         403,
         "permission_error",

@@ -100,7 +100,7 @@ class Relay:
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte_s = 0.0
-        self.last_byte_s = self._loop.time()
+        self.last_byte_s = self._started_s = self._loop.time()
         self.complete = False
         """The upstream's answer has ended as HTTP says it must."""
         self.broken: UpstreamError | None = None
@@ -207,6 +207,11 @@ class Relay:
     def now_s(self) -> float:
         """Of the event loop's clock."""
         return self._loop.time()
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since the answer's head."""
+        return self.now_s - self._started_s
 
     @property
     def silence_s(self) -> float:

@@ -3,7 +3,7 @@
 The ends, by outcome:
   complete         the upstream ended as it must; the last bytes leave after the S record is written
   upstream_error   broken, or ended without saying so: the client must see that, never a clean end
-  timeout          silent for too long: as broken
+  timeout          silent for too long, or too long in all: as broken
   exhausted        the credit ran out: the gateway ends the stream well, with the reason as text
   client_gone      the client left (its handler is cancelled), or does not read: the upstream is stopped
   drained          this process is going and could not wait any longer
@@ -167,7 +167,7 @@ class Running:
     async def _until_end(self) -> Outcome:
         relay, settings, tap = self._relay, self._gate.settings, self._tap
         while True:
-            await relay.wait(settings.keepalive_s)
+            await relay.wait(min(settings.keepalive_s, settings.idle_timeout_s))
             # The cases, in the order in which they count: broken, ended, a client that does not read, silence, text.
             if relay.broken is not None:
                 log.warning("upstream_broke", code=relay.broken.code, error=str(relay.broken))
@@ -178,7 +178,7 @@ class Running:
             if relay.stalled and self._writer is not None and not await relay.drain(self._writer):
                 log.warning("client_stalled", event_id=str(self._hold.call.event_id))
                 return "client_gone"
-            if relay.silence_s >= settings.idle_timeout_s:
+            if relay.silence_s >= settings.idle_timeout_s or relay.took_s >= settings.answer_timeout_s:
                 return "timeout"
             relay.look()
             if isinstance(tap, SseTap):

@@ -16,6 +16,7 @@ IDLE_CONNECTIONS_MAX: Final = 256
 """Idle connections kept for the next calls."""
 IDLE_S_MAX: Final = 30.0
 """Seconds that an idle connection is trusted: below the keep-alive limits of common servers."""
+REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -97,7 +98,8 @@ class Upstream:
         """Send one request below the base URL and wait for the answer's head. `source` has the body's rest, if any.
 
         Raises UpstreamError: `upstream_refused` and `upstream_unreachable` (nothing was sent), `upstream_reset`,
-        `upstream_protocol`, `upstream_timeout` (it may have been seen); and whatever `source` raises.
+        `upstream_protocol`, `upstream_redirect`, `upstream_timeout` (it may have been seen); and whatever `source`
+        raises.
         """
         request = self._head(method, path, headers, len(body) if source is None else source.length)
         # What streams cannot be sent a second time: it goes on a connection that cannot have died unnoticed.
@@ -116,6 +118,9 @@ class Upstream:
                 self.resent += 1
                 connection = await self._connect()
                 head = await self._exchange(connection, request, body)
+            if head.status in REDIRECTS:
+                # Followed by nobody: not by us, and not by a client that trusts us, perhaps inwards.
+                raise UpstreamError("upstream_redirect", f"it answers {head.status}, a redirect", sent=True)
             yield Answer(connection, head)
         finally:
             connection.finish()

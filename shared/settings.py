@@ -137,6 +137,8 @@ class GatewaySettings(_Settings):
     first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 600.0
     idle_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """Longest silence of the upstream inside an answer."""
+    answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    """Longest time that one answer may take in all, however steadily it trickles."""
     keepalive_s: Annotated[float, Field(gt=0, le=300)] = 15.0
     """Silence after which a stream gets an SSE comment: Node clients cut after 300 s."""
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
@@ -144,6 +146,8 @@ class GatewaySettings(_Settings):
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the calls with usage that are counted by tokenizer too, to know how far it is off."""
+    trusted_proxies: str = ""
+    """Addresses and networks whose X-Forwarded-For is believed (`10.0.0.0/8, 127.0.0.1`): for counting wrong keys."""
     forwarded_paths: str = ""
     """Paths below the base URL that are passed on unmetered: `GET /files, POST /files, /vector_stores/*`."""
     unpriced: Literal["refuse", "provisional"] = "refuse"

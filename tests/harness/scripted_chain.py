@@ -63,6 +63,8 @@ class Scripted:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         """The calls that reached the upstream."""
+        self.connections = 0
+        """Connections of the upstream that a call came on."""
         self.play: Play = _surprised
         self.secret = ""
         self._chain: Chain | None = None
@@ -80,12 +82,15 @@ class Scripted:
 
     async def serve(self, peer: Peer) -> None:
         """One connection of the upstream."""
+        counted = False
         while True:
             head, body = await peer.request()
             if head.startswith(b"GET /v1/models "):
                 await peer.say(with_length(json.dumps({"data": [{"id": "gpt-4o-mini"}]}).encode()))
             else:
                 self.asked.append(Asked(head, body))
+                self.connections += not counted
+                counted = True
                 await self.play(peer)
 
     def plays(self, play: Play) -> None:

@@ -104,13 +104,12 @@ async def test_an_answer_without_a_body_is_complete_at_once(status: int) -> None
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_is_returned_as_it_is(status: int) -> None:
-    """Nobody follows it: not to another host, not inwards."""
+async def test_a_redirect_is_an_error(status: int) -> None:
+    """Nobody follows it: not to another host, not inwards; and nobody is sent there."""
     answer = b"HTTP/1.1 %d X\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n" % status
     async with serving(says(answer)) as (upstream, server):
-        head, collected = await ask(upstream)
-        assert (head.status, head.get(b"location")) == (status, b"http://169.254.169.254/")
-        assert collected.ended
+        error = await failure(upstream)
+        assert (error.code, error.sent) == ("upstream_redirect", True)
         assert server.connections == 1
 
 
