@@ -119,7 +119,7 @@ class Answer:
         self._call(choice, 0, message.get("function_call"))
 
     def _responses(self, event: Event) -> None:
-        kind = event.get("type")
+        kind = str(event.get("type"))
         item = event.get("item")
         at = _number(event.get("output_index"), 0)
         if kind in _TEXT_DELTAS:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from gateway.recount.content import content_tokens, sequence, text_of
 from gateway.recount.history import RESULT_ROLES, History, calls_of
 from gateway.recount.profiles import Frame, Profile
-from gateway.recount.response_format import render_format, schema_format
+from gateway.recount.response_format import NAME_CHARACTERS_MAX, render_format, schema_format
 from gateway.recount.tally import Tally
 from gateway.recount.typescript import render_tools
 
@@ -96,7 +96,7 @@ def _past_answer(tally: Tally, message: Request, frame: Frame, response_format: 
 
 def _mark(tally: Tally, frame: Frame, response_format: Request) -> None:
     if frame.marks_format:
-        tally.text(response_format.get("name"))
+        tally.text(str(response_format.get("name", ""))[:NAME_CHARACTERS_MAX])
         tally.add(FORMAT_MARK)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gateway.recount.content import content_tokens, media_tokens, sequence, text_of
 from gateway.recount.profiles import Frame, Profile
+from gateway.recount.response_format import NAME_CHARACTERS_MAX
 from gateway.recount.tally import Tally
 
 RESULT: Final = 4
@@ -80,7 +81,7 @@ class History:
             media_tokens(tally, message.get("content"), profile)
             return
         content_tokens(tally, message.get("content"), profile)
-        tally.text(f"functions.{self._names.get(identity) or message.get('name') or ''}")
+        tally.text(f"functions.{str(self._names.get(identity) or message.get('name') or '')[:NAME_CHARACTERS_MAX]}")
         tally.add(RESULT)
 
     def _gather(self, message: Message) -> None:

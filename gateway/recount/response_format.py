@@ -7,6 +7,9 @@ from typing import Any, Final
 DEPTH_MAX: Final = 64
 """Nesting of a schema that is shown; below it nothing is."""
 
+NAME_CHARACTERS_MAX: Final = 64
+"""Characters of a name that are shown; OpenAI takes no longer ones, and a name may be repeated for each past answer."""
+
 _UNSAID: Final = frozenset(
     {"required", "additionalProperties", "default", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
     | {"multipleOf", "minItems", "maxItems", "uniqueItems", "minLength", "maxLength", "pattern", "format"}

@@ -38,6 +38,10 @@ DEPTH_MAX: Final = 24
 NODES_MAX: Final = 5_000
 """Schemas written out for one request; the rest stand as `any`. References may multiply without end."""
 
+CHARACTERS_MAX: Final = 16 * 1024 * 1024
+"""Characters of comments and values written out for one request; further ones are left out. A reference repeats what it
+points to, a list of types its description, so that a body of some megabytes may stand for a thousand times as much."""
+
 Schema = Mapping[str, Any]
 
 _PLAIN: Final = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
@@ -48,7 +52,7 @@ def render_tools(functions: Iterable[Schema]) -> str:
     lines = ["# Tools", "", "## functions", "", "namespace functions {", ""]
     writer = _Writer()
     for function in functions:
-        lines += _comment(function.get("description"))
+        lines += writer.comment(function.get("description"))
         parameters = function.get("parameters")
         lines += [writer.declaration(str(function.get("name", "")), parameters), ""]
     lines.append("} // namespace functions")
@@ -60,13 +64,14 @@ class _Writer:
 
     def __init__(self) -> None:
         self._nodes_left = NODES_MAX
+        self._characters_left = CHARACTERS_MAX
         self._root: Schema = {}
 
     def declaration(self, name: str, parameters: object) -> str:
         if not isinstance(parameters, Mapping) or not _mapping(parameters.get("properties")):
             return f"type {name} = () => any;"
         self._root = parameters
-        head = "".join(f" {line}\n" for line in _headline(parameters))
+        head = "".join(f" {line}\n" for line in self._headline(parameters))
         return f"type {name} = (_:{head or ' '}{self._object(parameters, 0)}) => any;"
 
     def _type(self, schema: object, depth: int) -> str:
@@ -78,9 +83,9 @@ class _Writer:
         kinds = schema.get("type")
         values = schema.get("enum")
         if isinstance(values, list) and values:
-            return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
+            return self._within(" | ".join(json.dumps(value, ensure_ascii=False) for value in values))
         if "const" in schema:
-            return json.dumps(schema["const"], ensure_ascii=False)
+            return self._within(json.dumps(schema["const"], ensure_ascii=False))
         for union in ("anyOf", "oneOf"):
             if isinstance(schema.get(union), list):
                 return self._union(schema[union], depth)
@@ -110,12 +115,12 @@ class _Writer:
         if "\n" not in item:
             return f"{item}[]"
         items = self._resolved(items)
-        head = "".join(f"{line}\n" for line in _headline(items)) if isinstance(items, Mapping) else ""
+        head = "".join(f"{line}\n" for line in self._headline(items)) if isinstance(items, Mapping) else ""
         return f"Array<\n{head}{item}\n>"
 
     def _union(self, variants: list[object], depth: int) -> str:
         written = [
-            (_headline(variant) if isinstance(variant, Mapping) else [], self._type(variant, depth + 1))
+            (self._headline(variant) if isinstance(variant, Mapping) else [], self._type(variant, depth + 1))
             for variant in variants
         ]
         if not any(comments or "\n" in text for comments, text in written):
@@ -132,12 +137,12 @@ class _Writer:
         commented = False
         for name, child in schema["properties"].items():
             child = self._resolved(child)
-            comments = _headline(child) if isinstance(child, Mapping) else []
+            comments = self._headline(child) if isinstance(child, Mapping) else []
             text = self._type(child, depth)
             label = f"{name}{'' if name in needed else '?'}:"
             entry = f"{label}{text}" if text.startswith("\n") else f"{label} {text}"
             tail = (
-                f" // default: {json.dumps(child['default'])}"
+                self._within(f" // default: {json.dumps(child['default'])}")
                 if isinstance(child, Mapping) and "default" in child
                 else ""
             )
@@ -148,16 +153,22 @@ class _Writer:
             return "{\n" + "\n".join(lines) + "\n}"
         return "{ " + ", ".join(plain) + " }"
 
+    def _headline(self, schema: Schema) -> list[str]:
+        """Title and description as comment lines, an empty comment between them."""
+        title = self.comment(schema.get("title"))
+        description = self.comment(schema.get("description"))
+        return [*title, "//", *description] if title and description else title + description
 
-def _headline(schema: Schema) -> list[str]:
-    """Title and description as comment lines, an empty comment between them."""
-    title = _comment(schema.get("title"))
-    description = _comment(schema.get("description"))
-    return [*title, "//", *description] if title and description else title + description
+    def comment(self, text: object) -> list[str]:
+        """A text as comment lines; none where it is no text."""
+        if not isinstance(text, str) or not self._within(text):
+            return []
+        return [f"// {line.strip()}".rstrip() for line in text.split("\n")]
 
-
-def _comment(text: object) -> list[str]:
-    return [f"// {line.strip()}".rstrip() for line in text.split("\n")] if isinstance(text, str) and text else []
+    def _within(self, text: str) -> str:
+        """`text` where there is room for it, else nothing."""
+        self._characters_left -= len(text)
+        return text if self._characters_left >= 0 else ""
 
 
 def _mapping(value: object) -> bool:

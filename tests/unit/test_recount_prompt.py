@@ -15,7 +15,7 @@ from gateway.recount.tally import (
     compare_prompt,
     pieces,
 )
-from gateway.recount.typescript import DEPTH_MAX, render_tools
+from gateway.recount.typescript import CHARACTERS_MAX, DEPTH_MAX, render_tools
 from gateway.recount.vocabulary import encoding_for
 from shared.usage import Usage
 from tests.unit.test_recount_images import data_url, png
@@ -425,3 +425,18 @@ def test_compare() -> None:
     assert compare_prompt(Recount(101), usage) == pytest.approx(0.01)
     assert compare_completion(Recount(10), usage) == pytest.approx(-0.5)
     assert (compare(Recount(5), 0), compare(Recount(0), 0)) == (1, 0)
+
+
+def test_a_body_stands_for_no_more_than_a_few_times_itself() -> None:
+    """What a schema or a history repeats without end is cut off: the work is bounded by the body."""
+    long = "palavra " * 20_000
+    by_reference = {"properties": {f"p{at}": {"$ref": "#/d"} for at in range(4_000)}, "d": {"description": long}}
+    by_types = {"properties": {"p": {"type": ["string"] * 4_000, "description": long}}}
+    for parameters in (by_reference, by_types):
+        assert len(render_tools([{"name": "f", "parameters": parameters}])) < 2 * CHARACTERS_MAX
+    answers = [{"role": "assistant", "content": "{}"}] * 1_000
+    response_format = {"type": "json_schema", "json_schema": {"name": long, "schema": {}}}
+    assert chat(*answers, response_format=response_format).tokens < 3 * len(long)
+    call = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": long, "arguments": "{}"}}]}
+    results = [{"role": "tool", "tool_call_id": "a", "content": "x"}] * 1_000
+    assert chat(call, *results).tokens < 3 * len(long)
