@@ -18,10 +18,11 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from meter import database, orders, projection_watch, redis_link
+from meter import database, dead_letters, orders, projection_watch, redis_link
 from meter.bell import Bell
 from meter.consumer import Reader
 from meter.corrections import Corrections
+from meter.dead_letters import DeadLetters
 from meter.gauges import Gauges
 from meter.health import Health
 from meter.ledger import Ledger
@@ -90,7 +91,7 @@ class Meter:
         self._stop = stop
         self._pool: Any = database.pool(settings.database_url)
         self._client = redis_link.connect(settings.redis_url)
-        self._bell = Bell(settings.database_url, orders.CHANNEL, projection_watch.CHANNEL)
+        self._bell = Bell(settings.database_url, orders.CHANNEL, projection_watch.CHANNEL, dead_letters.CHANNEL)
         prices = PriceBook()
         tariffs = Tariffs(prices)
         self._ledger = Ledger(self._pool, tariffs)
@@ -98,6 +99,7 @@ class Meter:
         self._watch = ProjectionWatch(self._client, self._pool, self._projection, settings.shards)
         self._orders = Orders(self._pool, settings.shards)
         self._corrections = Corrections(self._pool, tariffs, settings.shards)
+        self._dead_letters = DeadLetters(self._pool, self._ledger, self._projection, settings.shards)
         self._reaper = Reaper(self._client, settings.shards)
         self._gauges = Gauges(self._client, self._pool, settings.shards)
 
@@ -146,6 +148,7 @@ class Meter:
         yield self._rounds("orders", self._orders.post, POLL_S, rung[orders.CHANNEL])
         yield self._rounds("expiry", self._orders.expire, POLL_S)
         yield self._rounds("corrections", self._corrections.correct, POLL_S)
+        yield self._rounds("dead letters", self._dead_letters.answer, POLL_S, rung[dead_letters.CHANNEL])
         yield self._rounds("projection", self._watch.pass_on, POLL_S, rung[projection_watch.CHANNEL])
         yield self._rounds("epochs", self._watch.look, POLL_S)
         yield self._rounds("reaper", self._reaper.reap, POLL_S)

@@ -73,7 +73,16 @@ LATE_RECORDS: Final = Counter(
     ["result"],
 )
 UNPRICED_EVENTS: Final = Gauge("sundial_meter_unpriced_events", "Booked events that wait for a price.")
-DEAD_LETTERS: Final = Gauge("sundial_meter_dead_letters", "Entries that are set aside for a person to look at.")
+DEAD_LETTERS: Final = Gauge(
+    "sundial_meter_dead_letters",
+    "Entries that are set aside and that no person has dealt with: `sundial dead-letter list`.",
+)
+DEAD_LETTER_ORDERS: Final = Counter(
+    "sundial_meter_dead_letter_orders",
+    "What people ordered about dead letters, by outcome: booked, kept (it cannot be booked yet), discarded, refused "
+    "(it was closed already).",
+    ["outcome"],
+)
 ORDERS_QUEUED: Final = Gauge("sundial_meter_orders_queued", "Orders that wait to be posted.")
 ORDERS: Final = Counter("sundial_meter_orders", "Orders that are closed, by outcome: posted or refused.", ["outcome"])
 EXPIRIES: Final = Counter("sundial_meter_grants_expired", "Grants whose rest was taken back because they expired.")

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from sundial.commands import account, audit, charge, doctor, key, money, plan, price, programs, statement
+from sundial.commands import account, audit, charge, dead_letter, doctor, key, money, plan, price, programs, statement
 from sundial.options import Invocation, debug_option
 from sundial.output import clean
 from sundial.problems import EXIT_CODES, CommandError
@@ -28,6 +28,7 @@ FOR_PEOPLE: Final = (
     money.adjust,
     statement.statement,
     charge.charge,
+    dead_letter.dead_letter,
 )
 
 

@@ -148,7 +148,7 @@ def queue(name: str, length: int, oldest_s: float) -> Check:
 def dead_letters(count: int) -> Check:
     if count:
         return Check(
-            "dead letters", "warn", f"{count} entries could not be booked", "look at their reasons: table dead_letters"
+            "dead letters", "warn", f"{count} entries could not be booked", "see why: sundial dead-letter list"
         )
     return Check("dead letters", "ok", "none")
 

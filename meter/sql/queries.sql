@@ -188,6 +188,32 @@ UPDATE sundial.unpriced_events q
   FROM unnest($2::uuid[], $3::uuid[], $4::boolean[]) AS i (account_id, event_id, late)
  WHERE q.account_id = i.account_id AND q.event_id = i.event_id AND q.late = i.late AND q.tried_version < $1;
 
+-- Dead letters ------------------------------------------------------------------------------------------------------
+
+-- name: queued_dead_letter_orders --
+SELECT o.order_id, o.letter_id, o.action, d.entry_id, d.payload, d.account_id, d.event_id, d.lost
+  FROM sundial.dead_letter_queue q
+  JOIN sundial.dead_letter_orders o ON o.order_id = q.order_id
+  JOIN sundial.dead_letters d ON d.letter_id = o.letter_id
+ WHERE q.shard = ANY ($1::smallint[])
+ ORDER BY q.order_id
+ LIMIT $2;
+
+-- name: take_dead_letter_order --
+SELECT q.order_id, (SELECT c.outcome FROM sundial.dead_letter_outcomes c WHERE c.order_id = q.order_id) AS outcome
+  FROM sundial.dead_letter_queue q
+ WHERE q.order_id = $1
+   FOR UPDATE OF q;
+
+-- name: closing_of_dead_letter --
+SELECT outcome FROM sundial.dead_letter_outcomes WHERE letter_id = $1 AND outcome IN ('booked', 'discarded');
+
+-- name: insert_dead_letter_outcome --
+INSERT INTO sundial.dead_letter_outcomes (order_id, letter_id, outcome, detail) VALUES ($1, $2, $3, $4);
+
+-- name: dequeue_dead_letter_order --
+DELETE FROM sundial.dead_letter_queue WHERE order_id = $1;
+
 -- Telling Redis -----------------------------------------------------------------------------------------------------
 
 -- name: announce_accounts --
@@ -249,7 +275,7 @@ SELECT sundial.ensure_month((now() + make_interval(months => n))::date) FROM gen
 -- name: queue_lengths --
 SELECT (SELECT count(*) FROM sundial.order_queue) AS orders,
        (SELECT count(*) FROM sundial.projection_queue) AS announcements,
-       (SELECT count(*) FROM sundial.dead_letters) AS dead_letters,
+       (SELECT count(*) FROM sundial.open_dead_letters) AS dead_letters,
        (SELECT count(*) FROM sundial.unpriced_events) AS unpriced_events,
        (SELECT count(*) FROM sundial.transfers_default) AS transfers,
        (SELECT count(*) FROM sundial.usage_events_default) AS usage_events,

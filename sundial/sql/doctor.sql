@@ -25,4 +25,4 @@ SELECT count(*) AS length, coalesce(extract(epoch FROM clock_timestamp() - min(c
 FROM projection_queue
 
 -- name: dead_letter_count --
-SELECT count(*) FROM dead_letters
+SELECT count(*) FROM open_dead_letters

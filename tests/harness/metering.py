@@ -11,6 +11,7 @@ from meter import database as connections
 from meter import redis_link
 from meter.consumer import Reader
 from meter.corrections import Corrections
+from meter.dead_letters import DeadLetters
 from meter.health import Health
 from meter.ledger import Ledger
 from meter.orders import Orders
@@ -45,6 +46,7 @@ class Bench:
         self.watch = ProjectionWatch(client, pool, self.projection, ALL_SHARDS)
         self.orders = Orders(pool, ALL_SHARDS)
         self.corrections = Corrections(pool, tariffs, ALL_SHARDS)
+        self.dead_letters = DeadLetters(pool, self.ledger, self.projection, ALL_SHARDS)
         self.reaper = Reaper(client, ALL_SHARDS)
 
     async def say(self, *messages: StreamMessage) -> None:
@@ -77,7 +79,9 @@ class Bench:
                 stop.set()
 
     async def settle_orders(self) -> None:
-        """Post all that is ordered, take back all that has expired, and tell Redis."""
+        """Do all that is ordered, take back all that has expired, and tell Redis."""
+        while await self.dead_letters.answer():
+            pass
         while await self.orders.post() or await self.orders.expire():
             pass
         while await self.watch.pass_on():
