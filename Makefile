@@ -37,7 +37,7 @@ fix: install ## Bring the form in order: ruff check --fix, ruff format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-precision: install ## Measure the counting and pricing on the recorded calls, as docs/precision.md has it (30 s)
+precision: install ## Measure the counting and pricing on the recorded calls, as docs/precision.md has it (1 min)
 	@$(BIN)/python -m tests.precision
 
 map: install ## Write the tables of files and limits in ARCHITECTURE.md anew

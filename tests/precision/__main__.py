@@ -53,6 +53,10 @@ def recounted(measured: Row) -> Iterable[str]:
         columns = ("calls", "exact", "within_1_percent", "tokens", "total_error_percent", "absolute_error_percent")
         yield from table(("family", "kind", *columns), measured[key])
         yield ""
+    yield "### Prompts of projects held out of the fit\n"
+    if measured["held_out"]:
+        yield from table(tuple(measured["held_out"][0]), measured["held_out"])
+    yield ""
     cut = measured["cut"]
     yield f"### Answers cut at random bytes\n\n{cut['exact']:,} of {cut['cut']:,} cuts of OpenAI's answers are exact.\n"
     for wrong in cut["wrong"]:

@@ -33,6 +33,8 @@ class Call(NamedTuple):
     tokens_in: int
     tokens_out: int
     thought: int
+    source: str
+    """The project whose tests recorded it."""
 
     @property
     def openai(self) -> bool:
@@ -76,7 +78,7 @@ def _call(number: int, record: Mapping[str, Any]) -> Call | None:
     details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
     tokens_out = usage.get("completion_tokens", usage.get("output_tokens")) or 0
     thought = details.get("reasoning_tokens") or 0
-    return Call(number, family, model, request, events, body, tokens_in, tokens_out, thought)
+    return Call(number, family, model, request, events, body, tokens_in, tokens_out, thought, record["source_repo"])
 
 
 def stream(events: Iterable[Mapping[str, Any]]) -> bytes:

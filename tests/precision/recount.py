@@ -19,6 +19,7 @@ from gateway.recount.foreign import foreign_of
 from gateway.recount.prompt import count_prompt
 from gateway.recount.tally import Recount
 from gateway.recount.vocabulary import bare_name, encoding_for
+from tests.precision import held_out
 from tests.precision.recorded import DATA, Call, ended_at, events_of, produced, read, stream, thought_ends
 
 BEYOND = frozenset({"remote_image", "pdf", "file", "audio", "hidden_history", "hosted_tool"})
@@ -72,6 +73,7 @@ def measure(path: Path = DATA, seed: int = 1) -> dict[str, Any]:
     dice = random.Random(seed)
     return {
         "prompts": prompts(calls, recounts),
+        "held_out": held_out.measure(countable, recounts, group_of),
         "completions": completions(calls),
         "cut": cuts(calls, dice),
         "traffic": [

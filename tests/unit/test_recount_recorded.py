@@ -92,6 +92,15 @@ def test_holds_cover_what_they_are_for(measured: Measured) -> None:
         assert len(below) <= (1 if DATA.exists() else 0), below
 
 
+@pytest.mark.parametrize("family", ["OpenAI chat", "OpenAI responses"])
+def test_calls_held_out_of_the_fit(measured: Measured, family: str) -> None:
+    """OpenAI's prompts of a project whose calls had no part in any constant: at most 1 % summed absolute error."""
+    if not DATA.exists():
+        pytest.skip("calls of our own are of one project")
+    (held,) = (row for row in measured["held_out"] if row["family"] == family)
+    assert held["held_out_absolute_error_percent"] <= 1
+
+
 def test_the_page_has_what_is_measured(measured: Measured) -> None:
     """docs/precision.md holds the tables of recounts line by line as `make precision` prints them."""
     if not DATA.exists():
