@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 import uvloop
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from gateway import health, metrics, pipeline
 from gateway.book import KeyBook
@@ -186,6 +186,9 @@ def application(gate: Gate) -> web.Application:
 
 async def _serve(request: web.Request) -> web.StreamResponse:
     """By the target as it came: aiohttp's router would take other spellings of a path for the path."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        # aiohttp's parser takes `HTTP/0.9`, and a first line without any version, for a request with a head and a body.
+        raise Refusal("unsupported_version")
     try:
         family = find(request.method, request.raw_path, request.app[GATE].forwarded)
     except UndeclaredError as unknown:

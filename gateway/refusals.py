@@ -98,6 +98,12 @@ TABLE: Final[dict[str, _Row]] = {
     "method_not_allowed": _Row(
         405, "invalid_request_error", "Este endereço só aceita {allowed}.", "This address accepts {allowed} only."
     ),
+    "unsupported_version": _Row(
+        400,
+        "invalid_request_error",
+        "Só HTTP/1.1 e HTTP/1.0 são aceitos.",
+        "Only HTTP/1.1 and HTTP/1.0 are accepted.",
+    ),
     "invalid_json": _Row(
         400,
         "invalid_request_error",

@@ -1,0 +1,256 @@
+"""Rows U3, U4, U6, U7 and U9: an upstream that fails, or says strange things, while its answer streams."""
+
+import asyncio
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.scripted_chain import (
+    DONE,
+    END,
+    SSE,
+    STOP,
+    STREAM,
+    Scripted,
+    answer_of,
+    chunked,
+    event,
+    scripted_chain,
+    text_event,
+    texts_in,
+    tokens_of,
+    usage_of,
+    with_length,
+)
+from tests.harness.scripted_server import Peer
+from tests.harness.sse_streams import STREAMS, STYLES, wire
+
+TEXTS = ("O relógio", " de sol", " mede a hora", " sem tocar", " a luz.")
+EVENTS = b"".join(map(text_event, TEXTS))
+
+
+async def test_u3_silence_in_mid_stream(scripted: Scripted) -> None:
+    """Text, then nothing: cut at the limit, the client sees it, and what came is counted."""
+
+    async def hangs(peer: Peer) -> None:
+        await peer.say(SSE + chunked(EVENTS))
+        await peer.gone()
+
+    scripted.plays(hangs)
+    got = await scripted.call(STREAM)
+    assert not got.clean
+    assert texts_in(got.body) == list(TEXTS)
+    [booked] = await scripted.events(1)
+    assert (booked["outcome"], booked["evidence"]) == ("timeout", "recounted")
+    assert booked["tokens_out"] == tokens_of("".join(TEXTS))
+    await scripted.works()
+
+
+async def test_u3_a_trickle_without_end(tmp_path: Any, database: Any, redis_url: str, upstream: Any) -> None:
+    """A byte now and then, for ever: never silent for long, so that the limit of the whole answer ends it."""
+
+    async def trickles(peer: Peer) -> None:
+        await peer.say(SSE + chunked(EVENTS + b": "))
+        while True:
+            await peer.say(chunked(b"."))
+            try:
+                async with asyncio.timeout(0.2):
+                    await peer.gone()
+                    return
+            except TimeoutError:
+                pass
+
+    limits = {"SUNDIAL_ANSWER_TIMEOUT_S": "3"}
+    async with scripted_chain(tmp_path / "home", database, redis_url, upstream, **limits) as scripted:
+        scripted.plays(trickles)
+        got = await scripted.call(STREAM)
+        assert not got.clean
+        [booked] = await scripted.events(1)
+        assert (booked["outcome"], booked["evidence"]) == ("timeout", "recounted")
+        assert booked["tokens_out"] == tokens_of("".join(TEXTS))
+        await scripted.works()
+
+
+STREAMED = SSE + chunked(EVENTS + STOP + event([], usage_of(9, 17)) + DONE, 100) + END
+SOUND = with_length(answer_of("O relógio de sol", 5))
+PLACES = {"stream": STREAMED, "whole": SOUND}
+
+
+async def _cut_at(scripted: Scripted, name: str, places: list[int]) -> None:
+    """Every cut is seen by the client, unless all that counts had come; what came is booked."""
+    whole = PLACES[name]
+    head = whole.index(b"\r\n\r\n") + 4
+    for number, place in enumerate(places):
+
+        async def cuts(peer: Peer, place: int = place, number: int = number) -> None:
+            await peer.say(whole[:place])
+            await (peer.reset() if number % 2 else peer.close())
+
+        scripted.plays(cuts)
+        got = await scripted.call(STREAM if name == "stream" else {**STREAM, "stream": False})
+        if place < head:
+            assert (got.status, got.clean) == (502, True), place
+            await scripted.nothing_booked()
+            continue
+        [booked] = await scripted.events(1)
+        if got.clean:
+            # The event that ends the stream was there: nothing that the client wants was lost.
+            assert name == "stream"
+            assert got.body.endswith(DONE), place
+            assert (booked["outcome"], booked["evidence"]) == ("complete", "provider")
+        else:
+            assert b"[DONE]" not in got.body, place
+            assert booked["outcome"] == "upstream_error", place
+            assert booked["tokens_out"] >= tokens_of("".join(texts_in(got.body))), place
+
+
+@pytest.mark.parametrize("name", list(PLACES))
+async def test_u4_cut_in_mid_stream(scripted: Scripted, name: str) -> None:
+    """Closed or reset at some bytes of head and body: the client never sees a clean end of what is not whole."""
+    size = len(PLACES[name])
+    await _cut_at(scripted, name, [20, size // 4, size // 3, size // 2, size * 3 // 4, size - 8, size - 1])
+    await scripted.works()
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", list(PLACES))
+async def test_u4_cut_at_every_byte(scripted: Scripted, name: str) -> None:
+    """The same at every byte."""
+    await _cut_at(scripted, name, list(range(1, len(PLACES[name]))))
+    await scripted.works()
+
+
+async def test_u6_usage_of_every_kind(scripted: Scripted) -> None:
+    """Error after 200, no usage, nonsense, two of them, one after [DONE]: the last credible one counts, else the text
+    is counted; nothing is booked as a credit, nothing wraps, and the evidence says what it was."""
+    counted = tokens_of("".join(TEXTS))
+    text = EVENTS + STOP
+
+    def usage(value: Any) -> bytes:
+        return event([], value)
+
+    error = b'data: {"error":{"message":"overloaded"}}\n\n'
+    cases: list[tuple[bytes, str, str, int | None]] = [
+        (EVENTS + error, "upstream_error", "recounted", counted),
+        (text + DONE, "complete", "recounted", counted),
+        (text + usage(usage_of(0, 0)) + DONE, "complete", "recounted", counted),
+        (text + usage(usage_of(-5, -7)) + DONE, "complete", "recounted", counted),
+        (text + usage(usage_of("9", "17")) + DONE, "complete", "provider", 17),
+        (text + usage(usage_of("x", None)) + DONE, "complete", "recounted", counted),
+        (text + usage(usage_of(9, 17)) + usage(usage_of(9, 18)) + DONE, "complete", "provider", 18),
+        (text + usage(usage_of(9, 17)) + usage(None) + DONE, "complete", "provider", 17),
+        (text + DONE + usage(usage_of(9, 21)), "complete", "provider", 21),
+        (text + usage([1, 2]) + DONE, "complete", "recounted", counted),
+        (text + usage(usage_of(1e30, 17)) + DONE, "complete", "", None),
+        (text + usage(usage_of(9, 2**63)) + DONE, "complete", "", None),
+    ]
+    for number, (body, outcome, evidence, tokens) in enumerate(cases):
+        scripted.says(SSE + chunked(body) + END)
+        got = await scripted.call(STREAM)
+        [booked] = await scripted.events(1)
+        assert got.clean, number
+        assert booked["outcome"] == outcome, number
+        assert evidence in ("", booked["evidence"]), (number, booked)
+        assert tokens in (None, booked["tokens_out"]), (number, booked)
+        assert 0 <= booked["tokens_out"] <= 1 << 40, number
+        assert booked["charge_mc"] >= 0, number
+
+
+def _u7_bodies() -> dict[str, bytes]:
+    bodies = {
+        f"{name} {style}": wire(lines, STYLES[style])
+        for name, (family, lines, _) in STREAMS.items()
+        for style in STYLES
+        if family == "chat" and name in ("openai", "decorated")
+    }
+    bodies["bom"] = b"\xef\xbb\xbf" + bodies["openai LF"]
+    bodies["no blank line at the end"] = bodies["openai LF"].removesuffix(b"\n")
+    return bodies
+
+
+async def _sliced(scripted: Scripted, body: bytes, frames: list[bytes]) -> tuple[bytes, int, int]:
+    async def slices(peer: Peer) -> None:
+        await peer.say(SSE)
+        for frame in frames:
+            await peer.say(chunked(frame))
+        await peer.say(END)
+
+    scripted.plays(slices)
+    asks = {**STREAM, "stream_options": {"include_usage": True}}
+    got = await scripted.call(asks)
+    assert got.clean
+    [booked] = await scripted.events(1)
+    return got.body, booked["tokens_in"], booked["tokens_out"]
+
+
+async def test_u7_slices(scripted: Scripted) -> None:
+    """Whole, byte by byte, in two at some places: the client's bytes are the upstream's, and the usage is the same."""
+    for name, body in _u7_bodies().items():
+        third = len(body) // 3
+        for frames in (
+            [body],
+            [body[k : k + 1] for k in range(len(body))],
+            [body[:third], body[third:]],
+        ):
+            assert await _sliced(scripted, body, frames) == (body, 9, 4), name
+    large = text_event("á" * 500_000) + _u7_bodies()["openai LF"]
+    got, tokens_in, tokens_out = await _sliced(
+        scripted, large, [large[k : k + 7_777] for k in range(0, len(large), 7_777)]
+    )
+    assert got == large
+    assert (tokens_in, tokens_out) == (9, 4)
+
+
+@pytest.mark.sweep
+async def test_u7_slices_at_every_byte(scripted: Scripted) -> None:
+    """The same, in two at every byte."""
+    for name, body in _u7_bodies().items():
+        for place in range(1, len(body)):
+            assert await _sliced(scripted, body, [body[:place], body[place:]]) == (body, 9, 4), (name, place)
+
+
+async def test_u9_compressed_though_nobody_asked(scripted: Scripted) -> None:
+    """gzip and deflate pass as they are, with their header, and are read; what cannot be read, damage and bombs pass
+    too, within bounds of memory, and are counted as well as they can be."""
+    stream = EVENTS + STOP + event([], usage_of(9, 17)) + DONE
+    bomb = gzip.compress(answer_of("x", 5) + b" " * 300_000_000, compresslevel=6)
+    whole = {**STREAM, "stream": False}
+    sse = SSE.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
+    cases: list[tuple[bytes, Any, bytes, tuple[str, int] | None]] = [
+        (sse + chunked(gzip.compress(stream)) + END, STREAM, gzip.compress(stream), ("provider", 17)),
+        (_packed(gzip.compress(answer_of("a", 5))), whole, gzip.compress(answer_of("a", 5)), ("provider", 5)),
+        (
+            _packed(zlib.compress(answer_of("a", 6)), "deflate"),
+            whole,
+            zlib.compress(answer_of("a", 6)),
+            ("provider", 6),
+        ),
+        (_packed(b"\x1b no brotli", "br"), whole, b"\x1b no brotli", None),
+        (_packed(gzip.compress(answer_of("a", 5))[:-12] + b"damage"), whole, b"", None),
+        (_packed(bomb), whole, bomb, None),
+    ]
+    for number, (answer, asks, body, said) in enumerate(cases):
+        scripted.says(answer)
+        status, raw = await scripted.chain.post_raw_headers(scripted.secret, asks, {})
+        assert status == 200
+        if body and asks is whole:
+            assert raw.endswith(body), number
+        [booked] = await scripted.events(1)
+        assert said in (None, (booked["evidence"], booked["tokens_out"])), (number, booked)
+        assert booked["charge_mc"] >= 0
+    assert _rss_mb(scripted) < 600
+    await scripted.works()
+
+
+def _packed(body: bytes, encoding: str = "gzip") -> bytes:
+    return with_length(body, more=f"content-encoding: {encoding}\r\n")
+
+
+def _rss_mb(scripted: Scripted) -> int:
+    """Of the gateway, in MiB."""
+
+    lines = Path(f"/proc/{scripted.chain.stack.gateway.pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
