@@ -60,6 +60,7 @@ def of_ours(environment: Mapping[str, str], log: str, addresses: Addresses) -> d
 
 def gateway(environment: Mapping[str, str], log: str, addresses: Addresses) -> dict[str, str]:
     return {
+        "SUNDIAL_DRAIN_GRACE_S": "0",  # no load balancer is to notice
         **of_ours(environment, log, addresses),
         "SUNDIAL_REDIS_URL": addresses.redis_url,
         "SUNDIAL_UPSTREAM_URL": addresses.upstream_url,

@@ -17,6 +17,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from gateway import health, metrics, pipeline
 from gateway.book import KeyBook
 from gateway.budget import Budget
+from gateway.draining import drain
 from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, forwarded
 from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
@@ -45,17 +46,21 @@ log = structlog.get_logger()
 
 
 def run(settings: GatewaySettings) -> int:
-    """Run until SIGTERM or SIGINT, then drain. Returns the exit code."""
+    """Run until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. Returns the exit code."""
     logs.configure(settings.log, settings.log_level, "gateway")
     uvloop.run(_run(settings))
     return 0
 
 
 async def _run(settings: GatewaySettings) -> None:
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told)
     async with opened(settings) as gate, health.served(gate):
         runner = web.AppRunner(
             application(gate),
@@ -72,23 +77,9 @@ async def _run(settings: GatewaySettings) -> None:
             await web.TCPSite(runner, settings.gateway_host, settings.gateway_port, backlog=1024).start()
             log.info("gateway_ready" if not gate.unfit else "gateway_waiting", reason=gate.unfit or None)
             await stop.wait()
-            await _drain(gate, runner)
+            await drain(gate, runner, hurry)
         finally:
             await runner.cleanup()
-
-
-async def _drain(gate: Gate, runner: web.AppRunner) -> None:
-    """Not ready, no new connections, running calls to their end; after drain_s the rest is ended as `drained`."""
-    gate.draining = True
-    log.info("draining", running=len(gate.budget.running))
-    for site in list(runner.sites):
-        await site.stop()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(gate.settings.drain_s):
-            await gate.budget.idle.wait()
-    gate.cutting = True
-    for task in gate.outliving:
-        task.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -112,8 +103,14 @@ async def opened(settings: GatewaySettings) -> Any:
     def spawn(work: Awaitable[Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(ended)
         return task
+
+    def ended(task: "asyncio.Task[Any]") -> None:
+        tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Refusal | ConnectionError):  # those are said, or a client's
+            log.error("task_failed", exc_info=error)
 
     link = RedisLink(settings.redis_url)
     book = KeyBook(settings.redis_url, provisional_model(settings))
@@ -214,13 +211,15 @@ def _guesses(gate: Gate, request: web.Request) -> int:
 async def _refuse(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """A refusal becomes its answer, and one log line."""
+    """Every request passes here: it is known while it runs, and a refusal becomes its answer and one log line."""
+    gate, task = request.app[GATE], asyncio.current_task()
+    assert task is not None
+    gate.requests[task] = request.protocol
     try:
-        return await handler(request)
+        answer = await handler(request)
     except (Refusal, web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
         # A target that no route can have (`*`, an authority) is an unknown path too.
         refusal = error if isinstance(error, Refusal) else Refusal("unknown_path", path=request.raw_path)
-        gate = request.app[GATE]
         guesses = _guesses(gate, request) if refusal.code == "invalid_api_key" else 0
         if guesses > GUESSES_MAX:
             refusal = Refusal("too_many_guesses")
@@ -229,6 +228,11 @@ async def _refuse(
             log.info("refused", code=refusal.code, method=request.method, path=request.path)
         anthropic = request.raw_path.startswith(BASE_PATH + ANTHROPIC_PATH)
         answer = response(refusal, gate.settings.language, request.get("call_id", ""), anthropic=anthropic)
-        if not request.content.at_eof():
+        if not (request.content.at_eof() and gate.keep_alive):
             answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
-        return answer
+    else:
+        if not gate.keep_alive and not answer.prepared:
+            answer.force_close()
+    finally:
+        gate.requests.pop(task, None)
+    return answer

@@ -33,6 +33,13 @@ def book(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     _say(closed, hold)
 
 
+def book_draft(gate: Gate, hold: "Hold") -> None:
+    """What was last noted of a call, as lost: where the call cannot be counted."""
+    _write(gate, b"S", hold.draft)
+    gate.budget.settle(hold, hold.draft)
+    _say(hold.draft, hold)
+
+
 def void(gate: Gate, hold: "Hold") -> None:
     """The call came to nothing: give the hold back, book nothing."""
     hold.closing = True

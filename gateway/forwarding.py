@@ -29,7 +29,7 @@ log = structlog.get_logger()
 async def forward(request: web.Request, family: Family) -> web.StreamResponse:
     """Pass one request on. Refusals: 401, 403, 408, 413, 502, 503, 504."""
     gate = request.app[GATE]
-    if gate.draining or not gate.book.loaded:
+    if not gate.book.loaded:
         raise Refusal("not_ready")
     caller = identify(find_key(credential(request.headers), gate.book.keys, time.time()), request.headers)
     call_id = str(gate.new_event_id())
@@ -92,5 +92,5 @@ async def _relay(gate: Gate, request: web.Request, answer: Answer, call_id: str)
             return response
         relay.look()
         relay.looked()
-    await response.write_eof()
+    await relay.end(response)
     return response

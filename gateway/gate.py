@@ -23,6 +23,8 @@ from shared import ids
 from shared.settings import GatewaySettings
 
 if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
+
     from gateway.models import ModelList
 
 
@@ -52,8 +54,8 @@ class Gate:
     trusted_proxies: tuple[Network, ...] = ()
     guesses: Guesses = field(default_factory=Guesses)
     """Wrong keys, by where they come from."""
-    outliving: "set[asyncio.Task[Any]]" = field(default_factory=set)
-    """Calls that go on when their client has left."""
+    requests: "dict[asyncio.Task[Any], RequestHandler | None]" = field(default_factory=dict)
+    """What is being answered, and on which connection; of calls that go on when their client has left, None."""
     draining: bool = False
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""
@@ -61,12 +63,12 @@ class Gate:
     async def outlive(self, work: Awaitable[T]) -> T:
         """Wait for `work`, which goes on to its end should the one who waits be cancelled."""
         task = self.spawn(work)
-        self.outliving.add(task)
+        self.requests[task] = None
         task.add_done_callback(self._outlived)
         return await asyncio.shield(task)
 
     def _outlived(self, task: "asyncio.Task[Any]") -> None:
-        self.outliving.discard(task)
+        del self.requests[task]
         if not task.cancelled():
             task.exception()  # a refusal that nobody waits for any more
 
@@ -79,10 +81,18 @@ class Gate:
         return ids.uuid7(time.time_ns() // 1_000_000, os.urandom(10))
 
     @property
+    def keep_alive(self) -> bool:
+        """Whether a client's connection is for more than one answer."""
+        return not self.draining
+
+    @property
+    def unready(self) -> str:
+        """Why nobody should send calls here; empty where they are welcome. Draining serves those that come."""
+        return "draining" if self.draining else self.unfit
+
+    @property
     def unfit(self) -> str:
         """Why no call can begin now; empty where one can."""
-        if self.draining:
-            return "draining"
         if not self.book.loaded:
             return "keys and prices are not loaded"
         if not self.link.ready:

@@ -32,8 +32,8 @@ async def _livez(_: web.Request) -> web.Response:
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    """503 with the reason while no call can begin."""
-    reason = request.app[GATE].unfit
+    """503 with the reason while no call can begin, or none should."""
+    reason = request.app[GATE].unready
     return web.Response(status=503 if reason else 200, text=f"{reason or 'ready'}\n")
 
 
@@ -41,7 +41,7 @@ async def _metrics(request: web.Request) -> web.Response:
     gate = request.app[GATE]
     metrics.RUNNING.set(len(gate.budget.running))
     metrics.UNSETTLED.set(gate.budget.unsettled)
-    metrics.READY.set(0 if gate.unfit else 1)
+    metrics.READY.set(0 if gate.unready else 1)
     metrics.REDIS_COMMANDS.set(gate.link.round_trips)
     metrics.RESENT.set(gate.upstream.resent)
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from gateway.gate import GATE
 from gateway.headers import to_client
 from gateway.upstream import Answer
 from gateway.upstream_connection import Head, UpstreamError
@@ -22,8 +23,6 @@ UNLOOKED_BYTES_MAX: Final = 4 * LOOK_BYTES
 """New bytes that may pass before that look is over; then the upstream waits, however fast it is."""
 LATE_BYTES_MAX: Final = 64 * 1024
 """Bytes after the terminal event that are waited for: a usage, and the end of the answer."""
-CLIENT_STALL_S_MAX: Final = 60.0
-"""Seconds that a client may leave a full buffer unread before it is cut off."""
 
 
 class Tap(Protocol):
@@ -65,6 +64,8 @@ async def open_answer(
     The upstream's length is told where it gives one, unless the body `grows` on the way.
     """
     response = web.StreamResponse(status=head.status, headers=to_client(head, call_id))
+    if not request.app[GATE].keep_alive:
+        response.force_close()
     length = b"" if grows else head.get(b"content-length")
     chunked = not length.isdigit() and request.version >= (1, 1) and not bodiless
     if length.isdigit():
@@ -88,6 +89,7 @@ class Relay:
         self._answer = answer
         self._tap = tap
         self._chunked = chunked
+        self._stall_s = request.app[GATE].settings.client_stall_s
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
         # What has come when the call last looked, how much text may follow before it looks again (twice as much before
@@ -219,11 +221,12 @@ class Relay:
         return self.now_s - self.last_byte_s
 
     async def drain(self, writer: AbstractStreamWriter) -> bool:
-        """Wait until the client reads again, then let the upstream go on. False: it did not."""
+        """Wait until the client reads again, then let the upstream go on. False: it did not, and is cut off."""
         try:
-            async with asyncio.timeout(CLIENT_STALL_S_MAX):
+            async with asyncio.timeout(self._stall_s):
                 await writer.drain()
         except TimeoutError:
+            self._abort()
             return False
         except ConnectionResetError:
             pass  # the client left: nobody is to be waited for
@@ -231,6 +234,23 @@ class Relay:
         self.last_byte_s = self._loop.time()
         self._answer.resume()
         return True
+
+    async def end(self, response: web.StreamResponse) -> None:
+        """The clean end of an answer. A client that does not take it is cut off."""
+        if not response.prepared:
+            return  # the client had left before the answer began
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await response.write_eof()
+        except ConnectionResetError:
+            pass  # the client left with everything but the end
+        except TimeoutError:
+            self._abort()
+
+    def _abort(self) -> None:
+        """At once, with all that was not sent yet: closing would wait for the client to read it."""
+        if self._client is not None:
+            self._client.abort()
 
     def cut(self) -> None:
         """End the client's connection so that it cannot be taken for a clean end.

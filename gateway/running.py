@@ -11,8 +11,8 @@ The ends, by outcome:
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -62,8 +62,7 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
     running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
     try:
         if await running.carry():
-            with contextlib.suppress(ConnectionResetError):
-                await response.write_eof()
+            await running.relay.end(response)
             running.offer_recount()
     except BaseException as error:
         # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
@@ -100,7 +99,7 @@ class Running:
         self._hold = hold
         self._answer = answer
         self._tap = tap
-        self._relay = relay
+        self.relay = relay
         self._writer = writer
         streams = isinstance(tap, SseTap) and hold.call.family.sold == "text"
         self._transcript = Transcript(hold.call.family.name) if streams else None
@@ -117,24 +116,24 @@ class Running:
         """Relay to the end and close the call. True: the client may be given a clean end."""
         self._go_on()  # before the first byte: much may have come already
         if self._transcript is None:
-            self._answer.listen(self._relay)
+            self._answer.listen(self.relay)
         else:
-            self._answer.listen(self._relay, self._piece_bytes)
+            self._answer.listen(self.relay, self._piece_bytes)
         outcome = await self._until_end()
         if outcome == "complete":
-            self._relay.write(self._tap.finish())
+            self.relay.write(self._tap.finish())
             if self._answer.status >= 400 and not self._made():
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
                 self._complete = await self._close(self._outcome())
-            self._relay.write(self._tap.release())
+            self.relay.write(self._tap.release())
             return True
         self._answer.stop()
         counted = await self._close(outcome)
         if outcome == "exhausted" and not self._tap.compressed:
-            self._relay.write(self._farewell(counted.usage))
+            self.relay.write(self._farewell(counted.usage))
             return True
-        self._relay.cut()
+        self.relay.cut()
         return False
 
     def _made(self) -> bool:
@@ -145,7 +144,7 @@ class Running:
         """Of an answer that came to its end."""
         if self._tap.error:
             return "upstream_error"
-        return "client_gone" if self._relay.client_gone else "complete"
+        return "client_gone" if self.relay.client_gone else "complete"
 
     def offer_recount(self) -> None:
         """The call is closed and the client has everything: let it be counted once more, if it is one of the sample."""
@@ -155,17 +154,17 @@ class Running:
     def abandon(self, outcome: Outcome) -> None:
         """End at once, from wherever the call is; what came is counted and booked by a task of its own."""
         self._answer.stop()
-        self._relay.ending = True
+        self.relay.ending = True
         if not self._hold.closing:
             self._hold.closing = True
             self._gate.spawn(self._close(outcome))
         if outcome != "client_gone":
-            self._relay.cut()
+            self.relay.cut()
 
     # While it streams -------------------------------------------------------------------------------------
 
     async def _until_end(self) -> Outcome:
-        relay, settings, tap = self._relay, self._gate.settings, self._tap
+        relay, settings, tap = self.relay, self._gate.settings, self._tap
         while True:
             await relay.wait(min(settings.keepalive_s, settings.idle_timeout_s))
             # The cases, in the order in which they count: broken, ended, a client that does not read, silence, text.
@@ -195,7 +194,7 @@ class Running:
 
     async def _look(self, tap: SseTap, transcript: Transcript) -> bool:
         """Compare what has streamed with the hold, and extend it in time. True: no credit is left, end the stream."""
-        hold, call, relay = self._hold, self._hold.call, self._relay
+        hold, call, relay = self._hold, self._hold.call, self.relay
         if not hold.exhausted and self._take(tap, transcript):
             self._output = output = transcript.estimate()
             bounds = hold.bounds
@@ -237,11 +236,11 @@ class Running:
         """Let the upstream go on, so far that what may come before the next look, and the piece in which it comes,
         stays within what is held and one slice."""
         if self._transcript is None or not self._hold.bounds.stoppable:
-            self._relay.looked()
+            self.relay.looked()
             return
         tokens = max(0, self._hold.output_tokens - self._output) + self._slice_tokens
         room = max(0, tokens * TEXT_BYTES_PER_TOKEN_MIN - self._piece_bytes)
-        self._relay.looked(room // 2, self._transcript.overhead_bytes)
+        self.relay.looked(room // 2, self._transcript.overhead_bytes)
 
     def _take(self, tap: SseTap, transcript: Transcript) -> bool:
         """Read what has come since the last time; False: nothing has."""
@@ -258,26 +257,39 @@ class Running:
     async def _close(self, outcome: Outcome) -> Counted:
         """Count, write the S record, settle. Waits only where there is no usage and the text must be counted."""
         self._hold.closing = True
-        facts = self._facts(outcome)
-        counted = counting.told(self._gate, self._hold.call, self._tap, facts)
-        if counted is None:
+        with self._booked():
+            facts = self._facts(outcome)
+            counted = counting.told(self._gate, self._hold.call, self._tap, facts)
+            if counted is not None:
+                closing.book(self._gate, self._hold, counted, facts)
+                return counted
             if isinstance(self._tap, SseTap) and self._transcript is not None:
                 self._take(self._tap, self._transcript)
-            # Shielded: a client that leaves while its text is being counted is charged all the same.
             recount = counting.recount(self._gate, self._hold.call, self._tap, self._transcript)
             booked = self._gate.spawn(self._book(recount, facts))
-            return await asyncio.shield(booked)
-        closing.book(self._gate, self._hold, counted, facts)
-        return counted
+        # Shielded: a client that leaves while its text is being counted is charged all the same.
+        return await asyncio.shield(booked)
 
     async def _book(self, recount: Awaitable[Counted], facts: Facts) -> Counted:
-        counted = await recount
-        closing.book(self._gate, self._hold, counted, facts)
-        return counted
+        with self._booked():
+            counted = await recount
+            closing.book(self._gate, self._hold, counted, facts)
+            return counted
+
+    @contextmanager
+    def _booked(self) -> Iterator[None]:
+        """A call that cannot be counted, by a fault of ours, is booked as what was last noted of it: else its hold
+        would be kept alive for ever."""
+        try:
+            yield
+        except Exception:
+            if not self._hold.closed:
+                closing.book_draft(self._gate, self._hold)
+            raise
 
     def _facts(self, outcome: Outcome) -> Facts:
         head, tap = self._answer.head, self._tap
-        started_s, first_byte_s = self._hold.call.started_s, self._relay.first_byte_s
+        started_s, first_byte_s = self._hold.call.started_s, self.relay.first_byte_s
         return Facts(
             outcome=outcome,
             status=head.status,

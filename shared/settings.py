@@ -133,7 +133,12 @@ class GatewaySettings(_Settings):
     """Output tokens that a running call holds ahead: the most that it can overspend."""
     hold_ttl_s: Annotated[int, Field(ge=5, le=3600)] = 60
     """A hold not heard of for so long is expired by the meter and charged at its last note."""
+    drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How long a gateway that is told to stop still takes calls, so that load balancers notice that it is not ready."""
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """How long running calls then have to finish; what is left is cut and booked as `drained`."""
+    client_stall_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """How long a client may leave a full buffer unread before it is cut off."""
     first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 600.0
     idle_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """Longest silence of the upstream inside an answer."""

@@ -142,6 +142,7 @@ class Stack:
             "SUNDIAL_METER_METRICS_PORT": str(meter_metrics),
             "SUNDIAL_GATEWAY_METRICS_URL": f"http://127.0.0.1:{gateway_metrics}",
             "SUNDIAL_METER_METRICS_URL": f"http://127.0.0.1:{meter_metrics}",
+            "SUNDIAL_DRAIN_GRACE_S": "0",
             "SUNDIAL_LOG": "json",
             "SUNDIAL_DEFAULT_ALLOWANCE": "0",
             "SUNDIAL_CREDITS_URL": "https://creditos.example.com",
