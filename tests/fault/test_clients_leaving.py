@@ -2,22 +2,17 @@
 
 import asyncio
 import json
-import random
 import socket
 import struct
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.harness.chain import Chain
-from tests.harness.fake_upstream import Play, Served
-from tests.harness.waiting import until
+from tests.harness.fake_upstream import Play
 
 MESSAGES: Final = [{"role": "user", "content": "Conte até mil."}]
-CALLS: Final = 300
-LIVES_S_MAX: Final = 0.08
-"""How long a client of the random test stays at most: some leave before their request is whole, some have it all."""
 
 
 class Client:
@@ -89,64 +84,6 @@ async def test_c1_leaves_at_each_phase(chain: Chain, reset: bool) -> None:
         expected[str(served.event_id)] = outcome, served.sent_tokens
     entries = await chain.usage_entries("ana", len(plays))
     assert {entry["event_id"]: (entry["outcome"], entry["tokens_out"]) for entry in entries} == expected
-
-
-async def test_c1_random_aborts(chain: Chain) -> None:
-    """300 calls, whose clients leave at random moments: nothing stays held, every request that the upstream saw is
-    booked once at what it sent, and of those that it never saw nothing is charged."""
-    seed = 7
-    chance = random.Random(seed)
-    secret = await chain.personal("ana", credit="100000000")
-
-    def script(_: dict[str, Any]) -> Play:
-        slow = chance.random() < 0.5
-        usage = chance.random() < 0.7
-        pauses = [chance.uniform(0, 0.004) for _ in range(12)]
-        return Play(
-            usage=usage, pause=(lambda sent: asyncio.ensure_future(asyncio.sleep(pauses[sent]))) if slow else None
-        )
-
-    chain.upstream.script = script
-
-    async def call() -> None:
-        stream = chance.random() < 0.7
-        client = Client(chain, secret, stream=stream)
-        await client.connect()
-        cut = chance.randrange(len(client.request)) if chance.random() < 0.1 else len(client.request)
-        await client.send(client.request[:cut])
-        stays = asyncio.create_task(client.until(b"data: [DONE]\n\n" if stream else b"}}"))
-        await asyncio.wait((stays,), timeout=chance.uniform(0, LIVES_S_MAX))
-        client.leave(reset=chance.random() < 0.5)
-        stays.cancel()
-        await asyncio.gather(stays, return_exceptions=True)
-
-    limit = asyncio.Semaphore(20)
-
-    async def limited() -> None:
-        async with limit:
-            await call()
-
-    await asyncio.gather(*(limited() for _ in range(CALLS)))
-    await until(lambda: all(served.closed.is_set() for served in chain.upstream.served))
-    shown = await chain.settled("ana")
-    assert shown["held"] == 0
-    entries = await chain.usage_entries("ana", len(chain.upstream.served))
-    booked = {entry["event_id"]: entry for entry in entries}
-    assert len(booked) == len(entries), "an event twice"
-    seen: dict[str, Served] = {str(served.event_id): served for served in chain.upstream.served}
-    assert seen.keys() <= booked.keys(), "the upstream worked for nobody's account"
-    assert len(seen) > CALLS // 3, "hardly any call came to the upstream: the test shows nothing"
-    assert len({entry["outcome"] for entry in entries}) > 1, "nobody left in time: the test shows nothing"
-    for event_id, entry in booked.items():
-        if event_id not in seen:
-            assert (entry["evidence"], entry["amount"]) == ("none", 0)
-        elif entry["evidence"] == "provider":
-            assert entry["tokens_out"] == seen[event_id].sent_tokens
-        else:
-            # What was on its way when the client left is neither known to have come nor to have not.
-            assert entry["tokens_out"] <= seen[event_id].sent_tokens
-    faults = [line for line in chain.stack.gateway.output.splitlines() if "task_failed" in line or "Traceback" in line]
-    assert not faults, faults[0][:2000]
 
 
 async def test_c7_the_same_request_twice(chain: Chain) -> None:
