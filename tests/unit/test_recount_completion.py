@@ -14,6 +14,7 @@ from gateway.recount import answer, completion
 from gateway.recount.completion import EVENT_BYTES_MAX, Transcript, count_completion
 from gateway.recount.tally import Recount
 from gateway.recount.vocabulary import encoding_for
+from tests.precision.recorded import produced
 
 Event = dict[str, Any]
 TEXT = "Olá! O saldo é de 41.500 créditos 🌻 e vale até 30/11."
@@ -110,6 +111,30 @@ def test_what_came_before_a_cut_is_counted_exactly() -> None:
         name = "".join(made["name"] or "" for made in calls)
         arguments = "".join(made["arguments"] or "" for made in calls)
         assert count_completion("chat", "gpt-4o", raw[:cut]).tokens == length(said, name, arguments)
+
+
+MIXED = [
+    *(delta(number, content=text) for text in pieces("Universo 🌻") for number in (0, 1)),
+    *(delta(2, refusal=text) for text in pieces("Não posso ajudar.")),
+    *(call(at, arguments=text) for text in pieces('{"cidade": "São Paulo"}') for at in (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("family", "events"), [("chat", MIXED), ("responses", RESPONSES)])
+def test_every_cut_is_exact_whatever_is_said(family: str, events: list[Event]) -> None:
+    """Several choices, refusals, parallel arguments, Responses: at every byte the count is that of each text so far."""
+    raw = stream(events)
+    for cut in range(len(raw) + 1):
+        assert count_completion(family, "gpt-4o", raw[:cut]).tokens == length(*produced(family, raw[:cut]).values())
+
+
+def test_every_cut_of_older_completions_is_exact() -> None:
+    """So is the text of completions."""
+    said = pieces(TEXT)
+    raw = stream({"choices": [{"index": 0, "text": text}]} for text in said)
+    for cut in range(len(raw) + 1):
+        so_far = "".join(said[: raw[:cut].count(b"\n\n")])
+        assert count_completion("completions", "davinci-002", raw[:cut]).tokens == length(so_far, model="davinci-002")
 
 
 @given(st.lists(st.text(), max_size=20), st.lists(st.integers(0, 2000), max_size=10))
