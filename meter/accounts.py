@@ -120,6 +120,8 @@ class Account(msgspec.Struct, kw_only=True):
     """When its last transfer was recorded: the next is never earlier."""
     grants: list[OpenGrant]
     """Open grants in drawing order."""
+    digest: bytes = bytes(32)
+    """Of its last transfer: see meter.digests."""
     # Not money, but what Redis is told beside it.
     shard: int = 0
     revision: int = 0

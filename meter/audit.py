@@ -4,12 +4,15 @@
 asks for more, where nothing is under way: nothing held, nothing unposted, every stream empty.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 import msgspec
 
+from meter.audit_chain import Wanted, audit_chains
 from meter.audit_projection import audit_projection
 from meter.posting import FLAG_UNPRICED, Tariff, is_provisional, recompute
 from meter.prices import PriceBook
@@ -39,13 +42,19 @@ _RECORDS: Final = """
 _decode_usage = msgspec.json.Decoder(Usage).decode
 
 
-async def audit(pg_url: str, redis_url: str, *, quiet: bool = False) -> list[Violation]:
-    """Everything that is wrong; empty if nothing is. Raises asyncpg's, redis-py's and OS errors."""
+async def audit(
+    pg_url: str, redis_url: str, *, quiet: bool = False, heads: Mapping[UUID, Wanted] | None = None
+) -> list[Violation]:
+    """Everything that is wrong; empty if nothing is. `heads` are a checkpoint's.
+
+    Raises asyncpg's, redis-py's and OS errors.
+    """
     connection = await asyncpg.connect(pg_url, server_settings={"application_name": "sundial audit", "jit": "off"})
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             found = [one for rule in RULES for one in await _check(connection, rule)]
             found.extend(await _check_charges(connection))
+            found.extend(await audit_chains(connection, heads, found_max=VIOLATIONS_MAX))
     finally:
         await connection.close()
     return found + await audit_projection(pg_url, redis_url, quiet=quiet)

@@ -18,12 +18,14 @@ from meter.accounts import (
     Account,
     Rows,
 )
+from meter.digests import START, seal
 from meter.draws import NEVER_US, OpenGrant, drawing_order
 from meter.introductions import Introduction
 from meter.posting import Known, Standing
 from meter.queries import QUERIES
 from shared import ids, redis_keys
 
+_SEALED_COLUMNS: Final = (*TRANSFER_COLUMNS, "digest")
 _ENSURE_ACCOUNTS: Final = QUERIES["ensure_accounts"]
 _ENSURE_BALANCES: Final = QUERIES["ensure_balances"]
 _LOCK_BALANCES: Final = QUERIES["lock_balances"]
@@ -80,6 +82,7 @@ async def lock(connection: Any, account_ids: Collection[UUID]) -> tuple[dict[UUI
             balance_mc=row["balance_mc"],
             seq=row["seq"],
             recorded_at_us=row["recorded_at_us"],
+            digest=START if row["digest"] is None else row["digest"],
             grants=[],
             shard=row["shard"],
             revision=row["revision"],
@@ -120,8 +123,10 @@ async def known_events(connection: Any, keys: list[tuple[UUID, UUID]]) -> Known:
 
 async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> None:
     """Append the rows and bring the caches of the accounts to what they are after them. Raises asyncpg's errors."""
+    accounts = list(accounts)
+    transfers = seal(rows, accounts)
     await _append(connection, "usage_events", USAGE_EVENT_COLUMNS, rows.usage_events)
-    await _append(connection, "transfers", TRANSFER_COLUMNS, rows.transfers)
+    await _append(connection, "transfers", _SEALED_COLUMNS, transfers)
     await _append(connection, "draws", DRAW_COLUMNS, rows.draws)
     await _append(connection, "event_corrections", EVENT_CORRECTION_COLUMNS, rows.event_corrections)
     if rows.event_corrections:
@@ -133,7 +138,7 @@ async def write(connection: Any, rows: Rows, accounts: Iterable[Account]) -> Non
         await connection.execute(
             _UPDATE_BALANCES,
             *columns(
-                (one.account_id, one.balance_mc, one.seq, one.recorded_at_us)
+                (one.account_id, one.balance_mc, one.seq, one.recorded_at_us, one.digest)
                 for one in accounts
                 if one.account_id in moved
             ),

@@ -54,7 +54,7 @@ def pool(url: str) -> Any:
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=2 * STATEMENT_TIMEOUT_S,
         server_settings=_SETTINGS,
-        init=_speak_microseconds,
+        init=speak_microseconds,
         reset=_keep,
     )
 
@@ -102,7 +102,7 @@ async def connect(url: str) -> Any:
     return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, server_settings=_SETTINGS)
 
 
-async def _speak_microseconds(connection: Any) -> None:
+async def speak_microseconds(connection: Any) -> None:
     """Times come and go as Unix microseconds: exact, and several times cheaper than a datetime for each."""
     await connection.set_type_codec(
         "timestamptz",

@@ -50,7 +50,7 @@ _MOMENT_US_MAX: Final = 4_102_444_800_000_000
 """2100-01-01 in Unix microseconds: a gateway that says later, or earlier than 1970, has no clock."""
 
 _NO_CHARGE: Final = Charge(charge_mc=0, cost_nano=0, priced=True)
-_encode_usage = msgspec.json.Encoder().encode
+_encode_usage = msgspec.json.Encoder(order="sorted").encode  # as meter.digests has it
 
 
 class Entry(msgspec.Struct, frozen=True):

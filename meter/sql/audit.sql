@@ -184,7 +184,8 @@ SELECT format('%s', c.oid::regclass) AS subject,
  WHERE c.relkind IN ('r', 'p') AND grantee <> c.relowner AND privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
        ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
-        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes');
+        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes',
+        'checkpoints');
 
 -- name: append_only_triggers --
 -- I15: every book and each of its partitions refuses changes of whoever it is.
@@ -196,7 +197,8 @@ SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes
  WHERE c.relkind IN ('r', 'p')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
        ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
-        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes')
+        'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes',
+        'checkpoints')
  GROUP BY c.oid
 HAVING count(t.oid) <> 2;
 

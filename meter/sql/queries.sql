@@ -37,7 +37,7 @@ SELECT a.account_id
 -- Locking and reading -----------------------------------------------------------------------------------------------
 
 -- name: lock_balances --
-SELECT b.account_id, b.balance_mc, b.seq, b.recorded_at AS recorded_at_us,
+SELECT b.account_id, b.balance_mc, b.seq, b.recorded_at AS recorded_at_us, b.digest,
        a.shard, a.revision, a.floor_mc, a.status, a.plan, a.mode
   FROM sundial.balances b
   JOIN sundial.accounts a ON a.account_id = b.account_id
@@ -97,8 +97,9 @@ UPDATE sundial.grant_balances g
 
 -- name: update_balances --
 UPDATE sundial.balances b
-   SET balance_mc = r.balance_mc, seq = r.seq, recorded_at = r.recorded_at
-  FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[]) AS r (account_id, balance_mc, seq, recorded_at)
+   SET balance_mc = r.balance_mc, seq = r.seq, recorded_at = r.recorded_at, digest = r.digest
+  FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bytea[])
+       AS r (account_id, balance_mc, seq, recorded_at, digest)
  WHERE b.account_id = r.account_id;
 
 -- name: insert_dead_letters --

@@ -7,7 +7,7 @@ import click
 
 from sundial.options import command_settings, output_options, run
 
-BESIDE_THE_BOOKS = ("charges", "epoch", "projection", "held", "unposted", "holds")
+BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposted", "holds")
 """Rules that are more than one statement on the books: each charge recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
 

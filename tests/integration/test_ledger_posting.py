@@ -176,7 +176,7 @@ async def test_statements_find_rows_by_index_as_tables_grow(meter: Bench, databa
             ("known_events", list(books.columns(keys))),
             ("open_grants", [[account_of("ana")]]),
             ("lock_balances", [[account_of("ana")]]),
-            ("update_balances", [[account_of("ana")], [1], [1], [0]]),
+            ("update_balances", [[account_of("ana")], [1], [1], [0], [bytes(32)]]),
             ("update_grant_balances", [[account_of("ana")], [account_of("ana")], [1]]),
         ):
             plan = await connection.fetch("EXPLAIN " + QUERIES[name], *parameters)

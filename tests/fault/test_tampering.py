@@ -1,0 +1,85 @@
+"""P8: the books cannot be changed by those who use them; and whoever has all rights changes them visibly."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from meter.audit import audit
+from tests.harness.messages import account_of, seen, used
+from tests.harness.metering import Bench, bench, entries
+from tests.harness.servers import Database
+
+pytestmark = pytest.mark.integration
+
+ALL_RIGHTS = "SET session_replication_role = replica; "
+BOOKS = (
+    "SELECT format('sundial.%I', c.relname) FROM pg_class c JOIN pg_trigger t ON t.tgrelid = c.oid"
+    " WHERE t.tgname IN ('keep', 'keep_all') AND c.relnamespace = 'sundial'::regnamespace GROUP BY c.oid"
+)
+
+
+@pytest.fixture
+async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
+    async with bench(database, redis_url) as made:
+        for batch in ([seen("ana", 10_000), used("ana", 2), used("ana", 0)], [used("ana", 3), seen("bob", 9_000)]):
+            await made.ledger.post(0, entries(batch))
+        await made.projection.apply_by_id([account_of("ana"), account_of("bob")])
+        yield made
+
+
+async def test_p8_no_role_changes_a_book_or_a_partition(meter: Bench, database: Database) -> None:
+    """Every book and every partition refuses UPDATE, DELETE and TRUNCATE: the roles have no right, the owner meets a
+    trigger."""
+    owner: Any = await asyncpg.connect(database.url)
+    tables = [row[0] for row in await owner.fetch(BOOKS)]
+    assert len(tables) > 20  # the months and default partitions of three books, and the others
+    refused = {
+        database.meter_url: asyncpg.InsufficientPrivilegeError,
+        database.console_url: asyncpg.InsufficientPrivilegeError,
+        database.reader_url: asyncpg.InsufficientPrivilegeError,
+        database.url: asyncpg.IntegrityConstraintViolationError,
+    }
+    for url, error in refused.items():
+        connection: Any = await asyncpg.connect(url)
+        for table in tables:
+            column = await owner.fetchval(
+                "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum = 1", table
+            )
+            filled = await owner.fetchval(f"SELECT EXISTS (SELECT FROM {table})")
+            changes = [f"TRUNCATE {table} CASCADE"]
+            if filled or url != database.url:  # the owner is stopped row by row
+                changes += [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
+            for change in changes:
+                with pytest.raises(error):
+                    await connection.execute(change)
+        await connection.close()
+    await owner.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("UPDATE sundial.transfers SET memo = 'x' WHERE seq = 2", "seq 2 "),
+        ("UPDATE sundial.transfers SET occurred_at = now() WHERE seq = 3", "seq 3 "),
+        ("UPDATE sundial.usage_events SET model_answered = 'another' WHERE charge_mc = 4000", "seq 2 "),
+        ("UPDATE sundial.usage_events SET usage = '{\"input\": 1}' WHERE charge_mc = 0", "seq 3 "),
+        ("UPDATE sundial.grants SET kind = 'purchase' WHERE amount_mc = 10000", "seq 1 "),
+        ("UPDATE sundial.draws SET amount_mc = amount_mc - 1 WHERE amount_mc = 6000", "seq 4 "),
+        ("DELETE FROM sundial.transfers WHERE seq = 3", "seq 4 follows seq 2"),
+        ("UPDATE sundial.transfers SET digest = NULL WHERE seq = 2", "seq 2 has no digest"),
+        ("UPDATE sundial.balances SET digest = sha256('x') WHERE seq = 4", "another digest"),
+    ],
+)
+async def test_p8_the_chain_tells_what_was_altered(
+    meter: Bench, database: Database, redis_url: str, damage: str, told: str
+) -> None:
+    """A row that is altered or removed by somebody with all rights breaks its account's chain, at its seq."""
+    assert await audit(database.url, redis_url) == []
+    owner: Any = await asyncpg.connect(database.url)
+    await owner.execute(ALL_RIGHTS + damage)
+    await owner.close()
+    [broken] = [one for one in await audit(database.url, redis_url) if one.rule == "digest"]
+    assert told in broken.detail
+    assert str(account_of("ana")) in broken.subject
