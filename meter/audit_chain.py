@@ -127,7 +127,7 @@ def _broken(broken: str, last: Any, head: Head) -> Iterator[Violation]:
 
 
 async def follow(connection: Any, account_id: UUID, head: Head, rows_max: int) -> tuple[Head, str]:
-    """Walk on from `head` by at most `rows_max` transfers; returns where it stands and what is wrong there, if anything.
+    """Walk on from `head` by at most `rows_max` transfers; returns where it stands and what is wrong there.
 
     Raises asyncpg's errors. The connection speaks microseconds.
     """
