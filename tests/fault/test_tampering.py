@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from meter.audit import audit
+from shared.events import StreamMessage
 from tests.harness.messages import account_of, seen, used
 from tests.harness.metering import Bench, bench, entries
 from tests.harness.servers import Database
@@ -23,7 +24,11 @@ BOOKS = (
 @pytest.fixture
 async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
     async with bench(database, redis_url) as made:
-        for batch in ([seen("ana", 10_000), used("ana", 2), used("ana", 0)], [used("ana", 3), seen("bob", 9_000)]):
+        batches: list[list[StreamMessage]] = [
+            [seen("ana", 10_000), used("ana", 2), used("ana", 0)],
+            [used("ana", 3), seen("bob", 9_000)],
+        ]
+        for batch in batches:
             await made.ledger.post(0, entries(batch))
         await made.projection.apply_by_id([account_of("ana"), account_of("bob")])
         yield made
