@@ -139,7 +139,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await asyncio.get_running_loop().run_in_executor(counters, vocabulary.load, name)
     await link.start()
     await book.start(LOADED_S_MAX)
-    replay(settings.home, journal, budget)
+    spawn(budget.resettle_all(replay(settings.home, journal)))
     upkeep = [asyncio.create_task(budget.keep_alive()), asyncio.create_task(_keep_journal(journal))]
     try:
         yield gate
@@ -154,7 +154,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
         shadow.close()
-        journal.close(settled=not (budget.unsettled or budget.running))
+        journal.close(settled=not budget.owing)
         log.info("gateway_stopped", unsettled=budget.unsettled)
 
 

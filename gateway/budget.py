@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,6 +21,8 @@ PLANS_KNOWN_MAX: Final = 100_000
 """Accounts whose plan is remembered because it is not their key's plan."""
 UNSETTLED_MAX: Final = 50_000
 """Closed calls that wait in memory for Redis to come back; their S records are on disk."""
+RETOLD_WAITING_MAX: Final = 1_000
+"""Calls of a dead process's journal that wait for Redis at once: live calls come first, none is dropped."""
 SETTLE_RETRY_S: Final = 0.5
 
 log = structlog.get_logger()
@@ -87,6 +89,16 @@ class Budget:
         self.idle.set()
         self._unsettled: OrderedDict[UUID, UsageEvent | Call] = OrderedDict()
         self._settling = False
+        self._retelling = 0
+        self._room = asyncio.Event()
+        """Set whenever a closed call has been confirmed."""
+        self._overflowed = False
+        """A closed call was dropped from memory: only the journal has it, and the next start reports it."""
+
+    @property
+    def owing(self) -> bool:
+        """Redis may lack a call that the journal holds."""
+        return bool(self._unsettled or self.running or self._retelling or self._overflowed)
 
     @property
     def unsettled(self) -> int:
@@ -231,6 +243,16 @@ class Budget:
         """Report a call that a journal holds; harmless where it was reported before."""
         self._enqueue(event.event_id, event)
 
+    async def resettle_all(self, calls: Iterable[UsageEvent]) -> None:
+        """Report many, a few at a time, however long Redis is away: none is dropped, and live calls go on."""
+        self._retelling += 1
+        for event in calls:
+            while len(self._unsettled) >= RETOLD_WAITING_MAX:
+                self._room.clear()
+                await self._room.wait()
+            self.resettle(event)
+        self._retelling -= 1
+
     def _close(self, hold: Hold, fact: UsageEvent | Call) -> None:
         assert not hold.closed, "a hold is closed once"
         hold.closed = True
@@ -243,6 +265,7 @@ class Budget:
         if len(self._unsettled) >= UNSETTLED_MAX:
             # Its record is in the journal, which the next start settles.
             dropped, _ = self._unsettled.popitem(last=False)
+            self._overflowed = True
             log.error("unsettled_overflow", event_id=str(dropped), limit=UNSETTLED_MAX)
         self._unsettled[event_id] = fact
         self._spawn(self._settle(event_id, fact))
@@ -269,6 +292,7 @@ class Budget:
             self._retry_later()
             return
         self._unsettled.pop(event_id, None)
+        self._room.set()
 
     def _retry_later(self) -> None:
         if not self._settling:

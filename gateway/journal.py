@@ -96,14 +96,17 @@ class Journal:
         self.failing = False
 
     def sync(self) -> None:
-        """Flush to the disk; meant for a thread."""
+        """Flush to the disk; meant for a thread. Raises OSError; what was not flushed is tried again next time."""
         while self._full:
-            descriptor = self._full.pop()
-            os.fsync(descriptor)
-            os.close(descriptor)
+            os.fsync(self._full[0])
+            os.close(self._full.pop(0))
         if self._dirty:
             self._dirty = False
-            os.fsync(self._descriptor)
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                self._dirty = True
+                raise
 
     def keep(self) -> None:
         """Upkeep, each second, from a thread: sync, and drop segments above the age limit but the last."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 
 from gateway import metrics
-from gateway.budget import Budget
 from gateway.journal import DeadJournal, Journal, JournalFullError, dead_journals
 from shared import events
 from shared.events import UnreadableEntryError, UsageEvent
@@ -34,13 +33,14 @@ def last_words(records: Iterable[tuple[bytes, bytes]]) -> Iterator[UsageEvent]:
     yield from (event for kind, event in last.values() if kind != b"V")
 
 
-def replay(home: Path, own: Journal, budget: Budget) -> int:
-    """Take over the journals of dead processes: write their calls into our own, report them, remove theirs.
+def replay(home: Path, own: Journal) -> list[UsageEvent]:
+    """Take over the journals of dead processes: write their calls into our own, remove theirs.
 
-    Returns the number of calls reported. Ours holds them from then on, for its own 24 hours. Where ours cannot be
-    written they are reported all the same, and the dead one's folder stays, locked, for the next start.
+    Returns the calls, to be reported. Ours holds them from then on, for its own 24 hours: a process that dies before
+    all are reported leaves them to the next start. Where ours cannot be written they are returned all the same, and the
+    dead one's folder stays, locked, for the next start.
     """
-    reported = 0
+    taken: list[UsageEvent] = []
     for dead in dead_journals(home, but=own.folder):
         if dead.settled:
             if dead.outdated:
@@ -50,17 +50,15 @@ def replay(home: Path, own: Journal, budget: Budget) -> int:
             continue
         calls = list(last_words(dead.records()))
         copied = _copied(calls, own, dead)
-        for event in calls:
-            budget.resettle(event)
-        reported += len(calls)
+        taken += calls
         if dead.damaged:
             metrics.JOURNAL_DAMAGED.inc(dead.damaged)
             log.error("journal_damaged", folder=dead.folder.name, records=dead.damaged)
         if copied:
             dead.remove()
-    if reported:
-        log.info("journals_replayed", calls=reported)
-    return reported
+    if taken:
+        log.info("journals_taken_over", calls=len(taken))
+    return taken
 
 
 def _copied(calls: Iterable[UsageEvent], own: Journal, dead: DeadJournal) -> bool:

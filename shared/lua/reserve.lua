@@ -17,16 +17,20 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed'} end
 if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[8]) then return {'stream_full'} end
 
 local function read()
-  return redis.call('HMGET', KEYS[2], 'balance', 'floor', 'status', 'plan', 'mode', 'held', 'unposted')
+  return redis.call('HMGET', KEYS[2], 'balance', 'floor', 'status', 'plan', 'mode', 'held', 'unposted', 'revision',
+                    'announced')
 end
 
+-- A user is announced once. One of whom the meter knows by a usage event alone (revision 0: Redis forgot the announcement
+-- before it was booked, and the event came again from a journal) has had no allowance yet, and is announced too.
 local account = read()
-if not account[1] then
-  if ARGV[10] == '' then return {'unknown'} end
-  for _, pair in ipairs({{'balance', ARGV[11]}, {'seq', '0'}, {'revision', '0'}, {'floor', '0'}, {'status', 'active'},
-                         {'plan', ARGV[3]}, {'mode', 'enforce'}}) do
+if not account[1] and ARGV[10] == '' then return {'unknown'} end
+if ARGV[10] ~= '' and not account[9] and (not account[1] or account[8] == '0') then
+  for _, pair in ipairs({{'seq', '0'}, {'revision', '0'}, {'floor', '0'}, {'status', 'active'}, {'mode', 'enforce'}}) do
     redis.call('HSETNX', KEYS[2], pair[1], pair[2])
   end
+  redis.call('HINCRBY', KEYS[2], 'balance', ARGV[11])
+  redis.call('HSET', KEYS[2], 'plan', ARGV[3], 'announced', '1')
   redis.call('XADD', KEYS[5], '*', 'd', ARGV[10])
   account = read()
 end

@@ -389,3 +389,19 @@ async def test_what_a_journal_holds_may_be_reported_again(budget: Budget, ana: H
     await until(lambda: budget.unsettled == 0)
     assert sorted(charge for _, charge in booked(ana)) == [8, 70]
     assert ana.state().unposted == 78
+
+
+async def test_a_whole_day_is_retold_and_nothing_dropped(
+    budget: Budget, ana: HoldScripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead journal larger than what may wait in memory reaches Redis whole, and is owed until it has."""
+    monkeypatch.setattr(budget_module, "UNSETTLED_MAX", 5)
+    monkeypatch.setattr(budget_module, "RETOLD_WAITING_MAX", 4)
+    calls = [draft(call(), charge_mc=number) for number in range(40)]
+    telling = asyncio.ensure_future(budget.resettle_all(calls))
+    await asyncio.sleep(0)
+    owed = [budget.owing]
+    await telling
+    await until(lambda: not budget.unsettled)
+    assert [*owed, budget.owing] == [True, False]
+    assert sorted(booked(ana)) == sorted((one.event_id, one.charge_mc) for one in calls)

@@ -165,6 +165,7 @@ def test_a_user_seen_for_the_first_time_is_created_once(ana: HoldScripts) -> Non
         "balance": str(ALLOWANCE_MC),
         "seq": "0",
         "revision": "0",
+        "announced": "1",
         "floor": "0",
         "status": "active",
         "plan": "default",
@@ -458,3 +459,14 @@ def test_when_memory_is_full_only_what_was_used_is_taken(server: RedisProgram, a
     finally:
         ana.client.config_set("maxmemory", 0)
     assert settled(ana).spendable == 995
+
+
+def test_a_user_known_by_usage_alone_is_announced(ana: HoldScripts) -> None:
+    """Redis forgot the announcement, and a journal brought the usage: the next call announces and lends, once."""
+    zoe = HoldScripts(ana.client, "zoe")
+    zoe.open()
+    zoe.told(-30, seq=1, revision=0)
+    for number in (1, 2):
+        assert zoe.reserve(number, newcomer=True)[0] == "ok"
+    assert [type(message) for message in zoe.reported()] == [AccountSeen]
+    assert zoe.state().balance == ALLOWANCE_MC - 30

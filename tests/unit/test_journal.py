@@ -404,3 +404,21 @@ def test_many_starters_share_the_dead_without_meeting(tmp_path: Path) -> None:
         taken = [record for done in running for record in done.result()]
     assert sorted(taken) == sorted((b"S", b"%d" % number) for number in range(40))
     assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_a_sync_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk is told, and what was not flushed is not forgotten: the next sync flushes it."""
+    journal = Journal(tmp_path, "gateway")
+    journal.write(b"S", b"kept")
+    flushed: list[int] = []
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        journal.sync()
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    journal.sync()
+    assert len(flushed) == 1
+    journal.close()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import metrics
-from gateway.budget import Budget
 from gateway.journal import Journal, JournalFullError, Kind, dead_journals
 from gateway.replay import last_words, replay
 from shared import events
@@ -35,22 +34,6 @@ def record(kind: str, number: int = 1, **more: Any) -> tuple[Kind, UsageEvent]:
 
 def words(*records: tuple[Kind, UsageEvent]) -> list[UsageEvent]:
     return list(last_words((kind, events.encode(event)) for kind, event in records))
-
-
-class Reports:
-    """Stands where the budget stands: what is reported to Redis."""
-
-    def __init__(self) -> None:
-        self.events: list[UsageEvent] = []
-
-    def resettle(self, event: UsageEvent) -> None:
-        self.events.append(event)
-
-
-def replayed(home: Path, own: Journal) -> list[UsageEvent]:
-    reports = Reports()
-    assert replay(home, own, cast("Budget", reports)) == len(reports.events)
-    return reports.events
 
 
 def left_behind(home: Path, *records: tuple[Kind, UsageEvent], settled: bool = False) -> Path:
@@ -125,7 +108,7 @@ def test_the_dead_are_reported_copied_and_removed(tmp_path: Path) -> None:
     records = [record("S", 1), record("D", 2), record("V", 3)]
     folders = [left_behind(tmp_path, *records[:2]), left_behind(tmp_path, records[2], record("C", 4))]
     own = Journal(tmp_path, "own")
-    reported = replayed(tmp_path, own)
+    reported = replay(tmp_path, own)
     assert {event.event_id for event in reported} == {event_of(1), event_of(2), event_of(4)}
     assert not any(folder.exists() for folder in folders)
     own.close()
@@ -141,7 +124,7 @@ def test_a_process_that_dies_while_it_replays_loses_nothing(tmp_path: Path) -> N
     own.write(b"S", events.encode(event))
     own.close()
     again = Journal(tmp_path, "again")
-    assert replayed(tmp_path, again) == [event, event]
+    assert replay(tmp_path, again) == [event, event]
     again.close()
 
 
@@ -158,7 +141,7 @@ def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkeypatch:
             raise JournalFullError("full")
 
     monkeypatch.setattr(own, "write", write)
-    assert [event.event_id for event in replayed(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
+    assert [event.event_id for event in replay(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
     assert folder.exists()
     assert dead_journals(tmp_path, but=own.folder) == []
     own.close()
@@ -171,7 +154,7 @@ def test_damage_is_counted_for_all_to_see(tmp_path: Path) -> None:
     segment.write_bytes(segment.read_bytes().replace(b'"complete"', b'"complate"', 1))
     before = metrics.JOURNAL_DAMAGED._value.get()
     own = Journal(tmp_path, "own")
-    assert [event.event_id for event in replayed(tmp_path, own)] == [event_of(2)]
+    assert [event.event_id for event in replay(tmp_path, own)] == [event_of(2)]
     assert metrics.JOURNAL_DAMAGED._value.get() == before + 1
     own.close()
 
@@ -181,7 +164,7 @@ def test_with_nobody_dead_there_is_nothing_to_do(tmp_path: Path) -> None:
     own = Journal(tmp_path, "own")
     living = Journal(tmp_path, "living")
     living.write(b"D", events.encode(record("D")[1]))
-    assert replayed(tmp_path, own) == []
+    assert replay(tmp_path, own) == []
     living.close()
     own.close()
 
@@ -190,7 +173,7 @@ def test_a_process_that_ended_in_order_is_not_reported_again(tmp_path: Path) -> 
     """A restart is no flood of repeats: the settled journal stays as it is, for whoever may have lost what it holds."""
     folder = left_behind(tmp_path, record("S"), settled=True)
     own = Journal(tmp_path, "own")
-    assert replayed(tmp_path, own) == []
+    assert replay(tmp_path, own) == []
     assert folder.exists()
     own.close()
 
@@ -201,6 +184,6 @@ def test_a_settled_journal_goes_after_its_day(tmp_path: Path) -> None:
     for segment in folder.glob("*.log"):
         os.utime(segment, (0, 0))
     own = Journal(tmp_path, "own")
-    assert replayed(tmp_path, own) == []
+    assert replay(tmp_path, own) == []
     assert not folder.exists()
     own.close()
