@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test fault lint unit fix precision map lock clean distclean
+.PHONY: help install up test fault bench lint unit fix precision map lock clean distclean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ fix: install ## Bring the form in order: ruff check --fix, ruff format
 precision: install ## Measure the counting and pricing on the recorded calls, as docs/precision.md has it (1 min)
 	@$(BIN)/python -m tests.precision
 
+bench: install ## Measure the gateway beside nginx, Go's proxy and more; BENCH="--write" stores it (Debian: nginx-light, golang-go, gcc)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
+	@$(BIN)/python -m tests.bench $(BENCH)
+
 map: install ## Write the tables of files and limits in ARCHITECTURE.md anew
 	@$(BIN)/python -m tests.harness.map
 
@@ -48,6 +52,7 @@ lock: install ## Compile requirements/*.txt again (UPGRADE=1: to the latest rele
 	@$(LOCK) pyproject.toml --all-extras -o requirements/dev.txt
 	@$(LOCK) pyproject.toml --extra gateway -c requirements/dev.txt -o requirements/gateway.txt
 	@$(LOCK) pyproject.toml --extra meter -c requirements/dev.txt -o requirements/meter.txt
+	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
 	@$(LOCK) requirements/litellm-proxy.in -o requirements/litellm-proxy.txt
 
 clean: ## Remove caches and build leavings; data in .sundial and the environments stay

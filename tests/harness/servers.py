@@ -6,6 +6,7 @@ production: the meter with the rights of `sundial_meter` alone, the console with
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,8 +38,8 @@ class Database(msgspec.Struct, frozen=True):
 class Servers:
     """PostgreSQL and Redis, started once."""
 
-    def __init__(self, home: Path) -> None:
-        self.postgres = EmbeddedPostgres(home / "postgres", settings=_UNSAFE_AND_FAST, die_with_parent=True)
+    def __init__(self, home: Path, *, postgres_settings: Mapping[str, str] = _UNSAFE_AND_FAST) -> None:
+        self.postgres = EmbeddedPostgres(home / "postgres", settings=postgres_settings, die_with_parent=True)
         self.redis = EmbeddedRedis(home / "redis", die_with_parent=True)
         self._numbers = itertools.count(1)
 
