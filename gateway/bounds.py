@@ -124,17 +124,14 @@ def _text(ask: Ask, rates: Rates, input_tokens: int, slice_tokens: int) -> Bound
     first = min(full, max((slice_tokens if stoppable else PLAIN_SLICE_TOKENS) * ask.choices, ask.least_output))
     least = min(first, max(LEAST_TOKENS * ask.choices, ask.least_output))
 
-    def hold(output_tokens: int) -> int:
-        return pricing.hold_mc(
-            input_tokens,
-            output_tokens,
-            rates.model,
-            rates.card,
-            service_tier=ask.service_tier,
-            kinds_in=ask.kinds_in,
-            kinds_out=ask.kinds_out,
-        )
-
+    hold = pricing.hold_price(
+        input_tokens,
+        rates.model,
+        rates.card,
+        service_tier=ask.service_tier,
+        kinds_in=ask.kinds_in,
+        kinds_out=ask.kinds_out,
+    )
     return Bounds(hold(full), hold(first), hold(least), hold(0), full, stoppable)
 
 

@@ -132,6 +132,7 @@ class Budget:
         Raises PlanDiffersError, ExhaustedError, and Refusal `account_blocked`, `unknown_account`, `not_ready`.
         """
         caller, shard = call.caller, call.caller.shard
+        account = str(caller.account_id)  # text once: it stands in every key
         seen = b""
         if caller.external_id:
             seen = events.encode(
@@ -149,13 +150,13 @@ class Budget:
             )
         keys = (
             redis_keys.epoch(shard),
-            redis_keys.account(shard, caller.account_id),
-            redis_keys.holds(shard, caller.account_id),
+            redis_keys.account(shard, account),
+            redis_keys.holds(shard, account),
             redis_keys.deadlines(shard),
             redis_keys.usage_stream(shard),
         )
         arguments = (
-            str(caller.account_id),
+            account,
             str(call.event_id),
             call.rates.plan,
             bounds.slice_mc if bounds.stoppable else bounds.full_mc,
@@ -274,11 +275,11 @@ class Budget:
         """One attempt. What fails stays in `_unsettled` for `settle_rest`."""
         void = isinstance(fact, Call)
         account_id = fact.caller.account_id if isinstance(fact, Call) else fact.account_id
-        shard = ids.shard_of(account_id)
+        shard, account = ids.shard_of(account_id), str(account_id)
         keys = (
-            redis_keys.account(shard, account_id),
-            redis_keys.holds(shard, account_id),
-            redis_keys.unposted(shard, account_id),
+            redis_keys.account(shard, account),
+            redis_keys.holds(shard, account),
+            redis_keys.unposted(shard, account),
             redis_keys.deadlines(shard),
             redis_keys.usage_stream(shard),
         )
@@ -286,7 +287,7 @@ class Budget:
         payload = b"" if isinstance(fact, Call) else events.encode(fact)
         kind = redis_keys.LOST if isinstance(fact, UsageEvent) and fact.lost else ""
         try:
-            await self._link.run("settle", keys, (str(account_id), str(event_id), charge_mc, payload, kind))
+            await self._link.run("settle", keys, (account, str(event_id), charge_mc, payload, kind))
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("settle_failed", event_id=str(event_id), void=void, error=str(error))
             self._retry_later()

@@ -69,16 +69,16 @@ def _write(gate: Gate, kind: Kind, record: UsageEvent) -> None:
 
 def _say(closed: UsageEvent, hold: "Hold") -> None:
     """The canonical line of a call, and its metrics."""
-    metrics.CALLS.labels(closed.family, closed.outcome, closed.evidence).inc()
+    metrics.calls(closed.family, closed.outcome, closed.evidence).inc()
     for flag in closed.flags:
         metrics.FLAGS.labels(flag).inc()
-    metrics.TOKENS.labels("input").inc(closed.usage.tokens_in)
-    metrics.TOKENS.labels("output").inc(closed.usage.tokens_out)
+    tokens_in, tokens_out = closed.usage.tokens_in, closed.usage.tokens_out
+    metrics.TOKENS_IN.inc(tokens_in)
+    metrics.TOKENS_OUT.inc(tokens_out)
     metrics.CREDITS.inc(closed.charge_mc)
     metrics.COST.inc(closed.cost_nano)
-    metrics.DURATION.labels("true" if closed.stream else "false").observe(
-        (closed.settled_at_us - closed.started_at_us) / 1e6
-    )
+    took_us = closed.settled_at_us - closed.started_at_us
+    (metrics.DURATION_STREAM if closed.stream else metrics.DURATION_WHOLE).observe(took_us / 1e6)
     if closed.first_byte_us:
         metrics.FIRST_BYTE.observe(closed.first_byte_us / 1e6)
     log.info(
@@ -88,13 +88,13 @@ def _say(closed: UsageEvent, hold: "Hold") -> None:
         model=closed.model_asked,
         outcome=closed.outcome,
         evidence=closed.evidence,
-        tokens_in=closed.usage.tokens_in,
-        tokens_out=closed.usage.tokens_out,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
         charge_mc=closed.charge_mc,
         status=closed.status,
         stream=closed.stream,
         first_byte_ms=closed.first_byte_us // 1000,
-        took_ms=(closed.settled_at_us - closed.started_at_us) // 1000,
+        took_ms=took_us // 1000,
         held_mc=hold.held_mc,
         flags=list(closed.flags) or None,
     )

@@ -3,6 +3,8 @@
 Generic ones carry the names of OpenTelemetry's gen_ai conventions, ours begin with sundial_.
 """
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 CALLS = Counter("sundial_gateway_calls_total", "Closed calls.", ["family", "outcome", "evidence"])
@@ -51,3 +53,15 @@ RECOUNTS_SKIPPED = Counter(
 )
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")
+
+# What every call counts, its labels looked up once.
+TOKENS_IN = TOKENS.labels("input")
+TOKENS_OUT = TOKENS.labels("output")
+DURATION_STREAM = DURATION.labels("true")
+DURATION_WHOLE = DURATION.labels("false")
+
+
+@cache
+def calls(family: str, outcome: str, evidence: str) -> Counter:
+    """The counter of closed calls of a kind: families, outcomes and evidences are few and fixed."""
+    return CALLS.labels(family, outcome, evidence)

@@ -7,6 +7,8 @@ one slot and one script. Keys without a tag are read-only projections for the ga
 from typing import Final
 from uuid import UUID
 
+from shared.ids import SHARDS
+
 CATALOG_VERSION: Final = "sundial:catalog:version"
 """String: the version of the newest catalog. Meter writes."""
 
@@ -25,8 +27,11 @@ def catalog(version: int) -> str:
     return f"sundial:catalog:{version}"
 
 
+_TAGS: Final = tuple(f"{{s{shard:02d}}}" for shard in range(SHARDS))
+
+
 def tag(shard: int) -> str:
-    return f"{{s{shard:02d}}}"
+    return _TAGS[shard]
 
 
 def epoch(shard: int) -> str:

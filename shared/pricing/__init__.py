@@ -4,7 +4,7 @@ Pure integers: no float, no clock, no I/O. Gateway and meter run the same code, 
 unposted is what the meter books. `model` has the shapes, `charging` the arithmetic, `names` the look-up.
 """
 
-from shared.pricing.charging import PLAIN_IN, PLAIN_OUT, charge, decimal_text, explain, hold_mc, upper_rate
+from shared.pricing.charging import PLAIN_IN, PLAIN_OUT, charge, decimal_text, explain, hold_mc, hold_price, upper_rate
 from shared.pricing.model import (
     EXTRAS,
     FALLBACKS,
@@ -45,6 +45,7 @@ __all__ = [
     "decimal_text",
     "explain",
     "hold_mc",
+    "hold_price",
     "rate_of",
     "resolve",
     "upper_rate",

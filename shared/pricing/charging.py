@@ -46,6 +46,9 @@ _TOKENS: Final = (*TOKENS_IN, *TOKENS_OUT)
 _tokens = attrgetter(*_TOKENS)
 _measures = attrgetter(*MEASURES)
 
+_FREE: Final = Charge(0, 0, priced=True)
+"""What nothing costs: every call begins with it."""
+
 Sold = list[tuple[str, int, int | None]]
 """Kind, units and rate of what is billed; a rate of None where there is none."""
 
@@ -56,6 +59,8 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
     `service_tier` is a tier's name, and after an `@` the uplifts that apply: `flex`, `priority@eu`, `@fast,us`.
     Never negative; beyond MC_MAX an amount is cut to it and flagged.
     """
+    if usage.is_zero:
+        return _FREE
     sold_at_cost, cost, cost_denominator = _cost(usage, model, service_tier)
     if card.family == "cost":
         sold_by_card, amount, denominator = sold_at_cost, cost * card.markup_ppm, cost_denominator * PPM
@@ -115,14 +120,30 @@ def hold_mc(
 
     A caller whose request carries audio or images, or asks for cache entries of an hour, names those kinds too.
     """
+    price = hold_price(input_tokens, model, card, service_tier=service_tier, kinds_in=kinds_in, kinds_out=kinds_out)
+    return price(output_tokens)
+
+
+def hold_price(
+    input_tokens: int,
+    model: PricedModel,
+    card: RateCard,
+    *,
+    service_tier: str = "",
+    kinds_in: Iterable[str] = PLAIN_IN,
+    kinds_out: Iterable[str] = PLAIN_OUT,
+) -> Callable[[int], int]:
+    """`hold_mc` as a function of the output tokens alone: the rates are looked up once for all that are asked for."""
     if card.family == "tokens":
-        amount = (input_tokens + output_tokens) * MC_PER_CREDIT * _weight(model, card) * (_CARD_DENOMINATOR // PPM)
-        return min(_ceiling(amount, _CARD_DENOMINATOR), MC_MAX)
-    uplift, uplift_denominator = _uplift(model, service_tier)
-    cost = input_tokens * upper_rate(model, kinds_in, input_tokens, service_tier)
-    cost += output_tokens * upper_rate(model, kinds_out, input_tokens, service_tier)
-    denominator = _RATE_UNITS * 10**model.rate_digits * uplift_denominator * PPM
-    return min(_ceiling(cost * uplift * card.markup_ppm, denominator), MC_MAX)
+        weight = MC_PER_CREDIT * _weight(model, card) * (_CARD_DENOMINATOR // PPM)
+        fixed, each, denominator = input_tokens * weight, weight, _CARD_DENOMINATOR
+    else:
+        uplift, uplift_denominator = _uplift(model, service_tier)
+        factor = uplift * card.markup_ppm
+        fixed = input_tokens * upper_rate(model, kinds_in, input_tokens, service_tier) * factor
+        each = upper_rate(model, kinds_out, input_tokens, service_tier) * factor
+        denominator = _RATE_UNITS * 10**model.rate_digits * uplift_denominator * PPM
+    return lambda output_tokens: min(_ceiling(fixed + output_tokens * each, denominator), MC_MAX)
 
 
 def upper_rate(model: PricedModel, kinds: Iterable[str], tokens_in: int, service_tier: str = "") -> int:
@@ -130,10 +151,16 @@ def upper_rate(model: PricedModel, kinds: Iterable[str], tokens_in: int, service
     `tokens_in` tokens of input; 0 where none has one. What was asked at one tier may be served as standard: both count.
     """
     tables = []
-    for name in {"", service_tier}:
+    for name in ("", service_tier) if service_tier else ("",):
         rates, tiers = _tables(model, name)
-        tables += [rates, *(rates | tier.rates for tier in tiers if tokens_in > tier.above)]
-    return max((rate_of(table, kind, model.unpriced) or 0 for kind in kinds for table in tables), default=0)
+        tables += [rates, *(rates | tier.rates for tier in tiers if tokens_in > tier.above)] if tiers else [rates]
+    dearest = 0
+    for kind in kinds:
+        for table in tables:
+            rate = rate_of(table, kind, model.unpriced)
+            if rate is not None and rate > dearest:
+                dearest = rate
+    return dearest
 
 
 def sold(usage: Usage, model: PricedModel, rate: Callable[[str], int | None]) -> Sold:

@@ -9,6 +9,10 @@ NUMBER_LENGTH_MAX: Final = 32
 """Characters of a number that is written as a string."""
 
 
+_NAMES: Final[dict[str, tuple[str, ...]]] = {}
+"""The names that a path of the table goes through: split once."""
+
+
 def number(value: Any) -> int | float | None:
     """`value` as a number, which may be infinite or no number; None for anything else, booleans among them."""
     if isinstance(value, str) and len(value) <= NUMBER_LENGTH_MAX:
@@ -46,20 +50,32 @@ class Counts:
         """The first value that is not null; None where there is none."""
         for path in paths:
             value: Any = self._raw
-            for name in path.split("."):
-                value = value.get(name) if isinstance(value, Mapping) else None
+            for name in _NAMES.get(path) or _split(path):
+                if type(value) is not dict and not isinstance(value, Mapping):
+                    value = None
+                    break
+                value = value.get(name)
             if value is not None:
                 return value
         return None
 
     def of(self, paths: tuple[str, ...]) -> int:
-        found, right = count(self.first(paths))
+        if not paths:
+            return 0
+        value = self.first(paths)
+        if value is None:
+            return 0
+        if type(value) is int and 0 <= value <= COUNT_MAX:
+            return value
+        found, right = count(value)
         if not right:
             self._flags.add("absurd")
         return found
 
     def milliseconds(self, paths: tuple[str, ...]) -> int:
         """Seconds, whole or not, as milliseconds."""
+        if not paths:
+            return 0
         seconds = number(self.first(paths))
         if seconds is None:
             return self.of(paths) * 1000
@@ -94,3 +110,8 @@ class Whole:
         taken = min(wanted, self.left)
         self.left -= taken
         return taken
+
+
+def _split(path: str) -> tuple[str, ...]:
+    names = _NAMES[path] = tuple(path.split("."))
+    return names

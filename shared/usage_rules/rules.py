@@ -30,6 +30,9 @@ _WAYS: Final[tuple[tuple[Place, Place], ...]] = (
 """The places of cache and reasoning, in the order in which a total is tried against them."""
 
 
+_NO_USAGE: Final = Usage()
+
+
 class Normalised(msgspec.Struct, frozen=True):
     usage: Usage
     flags: tuple[str, ...] = ()
@@ -59,7 +62,8 @@ def normalise(
     usage = _disjoint(shape, counts, family, provider.lower(), flags)
     if counts.of(("tool_usage.image_gen.total_tokens",)):
         flags.add("tool_tokens")
-    usage = msgspec.structs.replace(usage, images=measured.images, characters=measured.characters)
+    if not measured.is_zero:
+        usage = msgspec.structs.replace(usage, images=measured.images, characters=measured.characters)
     return Normalised(usage, tuple(sorted(flags)))
 
 
@@ -102,14 +106,14 @@ def upstream_cost_nano(raw: Mapping[str, Any] | None) -> int:
 def _measured(family: str, request: Mapping[str, Any] | None) -> Usage:
     """What a call is sold by where no tokens are counted."""
     if not isinstance(request, Mapping):
-        return Usage()
+        return _NO_USAGE
     if family == "images":
         images, right = count(request.get("n"))
         return Usage(images=images if right and images else 1)
     text = request.get("input")
     if family == "speech" and isinstance(text, str):
         return Usage(characters=min(len(text), COUNT_MAX))
-    return Usage()
+    return _NO_USAGE
 
 
 def _disjoint(shape: Shape, counts: Counts, family: str, provider: str, flags: set[str]) -> Usage:
@@ -184,7 +188,7 @@ def _by_path(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     Lists by modality (Gemini) or lifetime (Bedrock) become objects by that name. `iterations` (Anthropic, a call of
     several passes) are summed: the counts beside them leave passes out, and the sum is what is billed.
     """
-    lists = {key: value for key, value in raw.items() if isinstance(value, list)}
+    lists = {key: value for key, value in raw.items() if type(value) is list}
     if not lists:
         return raw
     steps = [step for step in lists.pop("iterations", ()) if isinstance(step, Mapping)]

@@ -192,11 +192,17 @@ _ANTHROPIC_MARKS: Final = frozenset({"cache_read_input_tokens", "cache_creation_
 
 def shape_of(raw: Mapping[str, Any], family: str) -> Shape | None:
     """The first fitting shape that counts anything; else the first that fits at all."""
-    fitting = [shape for shape in _candidates(raw, family) if any(mark in raw for mark in shape.marks)]
-    for shape in fitting:
-        if any(isinstance(raw.get(mark), Mapping) or count(raw.get(mark))[0] > 0 for mark in shape.marks):
-            return shape
-    return fitting[0] if fitting else None
+    fallback = None
+    for shape in _candidates(raw, family):
+        fits = False
+        for mark in shape.marks:
+            value = raw.get(mark)
+            if (type(value) is int and value > 0) or isinstance(value, Mapping) or count(value)[0] > 0:
+                return shape
+            fits = fits or mark in raw
+        if fits and fallback is None:
+            fallback = shape
+    return fallback
 
 
 def _candidates(raw: Mapping[str, Any], family: str) -> Iterator[Shape]:

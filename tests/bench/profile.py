@@ -1,4 +1,4 @@
-"""`python -m tests.bench.profile`: where the gateway's or the meter's time goes, by py-spy, under one scenario's load."""
+"""`python -m tests.bench.profile`: where gateway or meter spend their time under one scenario's load, by py-spy."""
 
 import asyncio
 import signal
@@ -67,11 +67,11 @@ def table(raw: str) -> str:
         for frame in set(frames):
             within[frame] += int(count)
     lines = ["own %  with callees %  function"]
-    for name, count in own.most_common(LINES):
-        lines.append(f"{100 * count / total:5.1f}  {100 * within[name] / total:14.1f}  {name}")
+    for name, samples in own.most_common(LINES):
+        lines.append(f"{100 * samples / total:5.1f}  {100 * within[name] / total:14.1f}  {name}")
     lines.append("\nwith callees %  own %  function")
-    for name, count in within.most_common(LINES):
-        lines.append(f"{100 * count / total:14.1f}  {100 * own[name] / total:5.1f}  {name}")
+    for name, samples in within.most_common(LINES):
+        lines.append(f"{100 * samples / total:14.1f}  {100 * own[name] / total:5.1f}  {name}")
     return "\n".join(lines)
 
 
