@@ -34,6 +34,9 @@ _CALL_DELTAS: Final = ("response.function_call_arguments.delta", "response.custo
 _CALL_ITEMS: Final = ("function_call", "custom_tool_call")
 
 
+_PLAIN_DELTA: Final = frozenset(("content", "refusal", "role"))
+
+
 class Part:
     """One run of text: the content of a choice, a refusal, a thought, or the arguments of a call with its name."""
 
@@ -97,13 +100,32 @@ class Answer:
             self._choices(body, "message")
 
     def _choices(self, event: Event, said: str) -> None:
-        for at, choice in enumerate(_mappings(event.get("choices"))):
+        choices = event.get("choices")
+        if said == "delta" and type(choices) is list and len(choices) == 1 and self._plain_delta(choices[0]):
+            return
+        for at, choice in enumerate(_mappings(choices)):
             number = _number(choice.get("index"), at)
             self._say("text", number, 0, choice.get("text"))
             message = choice.get(said)
             if isinstance(message, Mapping):
                 self._message(number, message)
             self._end(number, choice.get("finish_reason"))
+
+    def _plain_delta(self, choice: object) -> bool:
+        """The usual event of a stream, a piece of text and nothing else, without looking for all that might be there.
+        False: there may be more."""
+        if type(choice) is not dict or "text" in choice:
+            return False
+        delta = choice.get("delta")
+        if type(delta) is not dict or not delta.keys() <= _PLAIN_DELTA or delta.get("refusal") is not None:
+            return False
+        content = delta.get("content")
+        if type(content) is not str:
+            return False
+        number = _number(choice.get("index"), 0)
+        self._say("text", number, 0, content)
+        self._end(number, choice.get("finish_reason"))
+        return True
 
     def _message(self, choice: int, message: Event) -> None:
         content = message.get("content")
