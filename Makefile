@@ -1,6 +1,8 @@
 # Every target with its meaning is printed by bare `make`. PYTHON names the interpreter that `.venv` is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+# Test processes at once: they wait more than they work.
+JOBS ?= 3
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
         --universal --python-version 3.11 $(if $(UPGRADE),--upgrade)
 
@@ -20,7 +22,7 @@ up: install ## Run the whole chain in the foreground, demo models included; Ctrl
 	@exec $(BIN)/sundial up
 
 test: install lint ## Everything that must hold: lint, types and all tests
-	@$(BIN)/pytest -m "not sweep"
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not sweep"
 
 fault: install ## The whole fault matrix, its exhaustive sweeps too
 	@$(BIN)/pytest tests/fault
