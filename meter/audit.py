@@ -4,15 +4,14 @@
 asks for more, where nothing is under way: nothing held, nothing unposted, every stream empty.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 import msgspec
 
-from meter.audit_chain import Wanted, audit_chains
+from meter import checkpoints
+from meter.audit_chain import audit_chains
 from meter.audit_projection import audit_projection
 from meter.posting import FLAG_UNPRICED, Tariff, is_provisional, recompute
 from meter.prices import PriceBook
@@ -43,9 +42,9 @@ _decode_usage = msgspec.json.Decoder(Usage).decode
 
 
 async def audit(
-    pg_url: str, redis_url: str, *, quiet: bool = False, heads: Mapping[UUID, Wanted] | None = None
+    pg_url: str, redis_url: str, *, quiet: bool = False, checkpoint: checkpoints.Statement | None = None
 ) -> list[Violation]:
-    """Everything that is wrong; empty if nothing is. `heads` are a checkpoint's.
+    """Everything that is wrong; empty if nothing is. What a `checkpoint` says must still stand in the books.
 
     Raises asyncpg's, redis-py's and OS errors.
     """
@@ -54,6 +53,9 @@ async def audit(
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             found = [one for rule in RULES for one in await _check(connection, rule)]
             found.extend(await _check_charges(connection))
+            if checkpoint is not None:
+                found.extend(await checkpoints.wrong_prices(connection, checkpoint))
+            heads = None if checkpoint is None else checkpoints.heads(checkpoint)
             found.extend(await audit_chains(connection, heads, found_max=VIOLATIONS_MAX))
     finally:
         await connection.close()

@@ -66,7 +66,8 @@ _TRANSFERS: Final = f"""
       LEFT JOIN sundial.event_corrections e ON e.transfer_id = t.transfer_id AND e.account_id = t.account_id
 """  # noqa: S608
 _ALL: Final = f"{_TRANSFERS} ORDER BY t.account_id, t.seq"
-_OF_ACCOUNT: Final = f"{_TRANSFERS} WHERE t.account_id = $1 AND t.seq > $2 ORDER BY t.seq LIMIT $3"
+OF_ACCOUNT: Final = f"{_TRANSFERS} WHERE t.account_id = $1 AND t.seq > $2 ORDER BY t.seq LIMIT $3"
+"""Of one account, after a seq, so many transfers: what `step` and `recomputed` take."""
 _decode = msgspec.json.decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -131,7 +132,7 @@ async def follow(connection: Any, account_id: UUID, head: Head, rows_max: int) -
 
     Raises asyncpg's errors. The connection speaks microseconds.
     """
-    rows = await connection.fetch(_OF_ACCOUNT, account_id, head.seq, rows_max)
+    rows = await connection.fetch(OF_ACCOUNT, account_id, head.seq, rows_max)
     for row in rows:
         head, broken = step(head, row)
         if broken:
@@ -147,6 +148,13 @@ def step(head: Head, row: Any) -> tuple[Head, str]:
         return after, f"seq {seq} follows seq {head.seq}: a transfer is missing"
     if stored is None:
         return after, f"seq {seq} has no digest, and those before it have" if head.digest else ""
+    if recomputed(head.digest or START, row) != stored:
+        return after, f"seq {seq} of {amount_mc} mc: the digest of its rows is not the one that was recorded"
+    return after, ""
+
+
+def recomputed(before: bytes, row: Any) -> bytes:
+    """The digest of a transfer, from its rows as they are."""
     parts = []
     start = 0
     for width in _WIDTHS:
@@ -154,8 +162,8 @@ def step(head: Head, row: Any) -> tuple[Head, str]:
         parts.append(None if part[0] is None else part)
         start += width
     transfer, usage_event, grant, correction, late = parts
-    computed = digest(
-        head.digest or START,
+    return digest(
+        before,
         transfer or (),
         _with_text(usage_event, _USAGE_AT) if row[3] == "usage" else None,
         grant,
@@ -163,9 +171,6 @@ def step(head: Head, row: Any) -> tuple[Head, str]:
         _with_text(late, _LATE_USAGE_AT),
         list(zip(row[start + 1], row[start + 2], strict=True)),
     )
-    if computed != stored:
-        return after, f"seq {seq} of {amount_mc} mc: the digest of its rows is not the one that was recorded"
-    return after, ""
 
 
 def _with_text(row: tuple[Any, ...] | None, at: int) -> tuple[Any, ...] | None:

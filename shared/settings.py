@@ -3,6 +3,7 @@
 All mistakes are reported at once at start, each with the variable to change.
 """
 
+import base64
 import os
 import re
 from decimal import Decimal
@@ -15,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from shared.ids import SHARDS
 
+KEY_BYTES: Final = 32
+"""Length of an Ed25519 key, private or public."""
 _PREFIX: Final = "SUNDIAL_"
 
 
@@ -49,6 +52,16 @@ def _check_zone(value: str) -> str:
     return value
 
 
+def _check_key(value: str) -> str:
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except ValueError:
+        raw = b""
+    if value and len(raw) != KEY_BYTES:
+        raise ValueError(f"must be {KEY_BYTES} bytes in base64, as `openssl rand -base64 {KEY_BYTES}` makes them")
+    return value
+
+
 def _strip_slash(value: str) -> str:
     return value.rstrip("/")
 
@@ -59,6 +72,7 @@ RedisUrl = Annotated[str, Field(pattern=r"^rediss?://")]
 DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://")]
 Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
 Zone = Annotated[str, AfterValidator(_check_zone)]
+Key = Annotated[str, AfterValidator(_check_key)]
 Price = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=16, decimal_places=9)]
 """USD per million tokens, to the nano-dollar."""
 
@@ -190,6 +204,12 @@ class DatabaseSettings(_Settings):
     database_url: DatabaseUrl
 
 
+class CheckpointSettings(DatabaseSettings):
+    """For commands that sign."""
+
+    checkpoint_key: Annotated[Key, Field(min_length=1)]
+
+
 class CommandSettings(DatabaseSettings):
     redis_url: RedisUrl
     upstream_url: BaseUrl = "http://127.0.0.1:4000/v1"
@@ -198,6 +218,9 @@ class CommandSettings(DatabaseSettings):
     meter_metrics_url: BaseUrl = "http://127.0.0.1:9465"
     forwarded_paths: str = ""
     """As the gateway has it, for `doctor` to show."""
+    checkpoint_key: Key = ""
+    checkpoint_public_key: Key = ""
+    """Whose signature on a checkpoint is believed; default: that of SUNDIAL_CHECKPOINT_KEY."""
 
 
 class UpSettings(_Settings):

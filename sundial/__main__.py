@@ -8,7 +8,20 @@ from typing import Final
 
 import click
 
-from sundial.commands import account, audit, charge, dead_letter, doctor, key, money, plan, price, programs, statement
+from sundial.commands import (
+    account,
+    audit,
+    charge,
+    checkpoint,
+    dead_letter,
+    doctor,
+    key,
+    money,
+    plan,
+    price,
+    programs,
+    statement,
+)
 from sundial.options import Invocation, debug_option
 from sundial.output import clean
 from sundial.problems import EXIT_CODES, CommandError
@@ -18,7 +31,15 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-PROGRAMS: Final = (programs.up, programs.gateway, programs.meter, programs.migrate, doctor.doctor, audit.audit)
+PROGRAMS: Final = (
+    programs.up,
+    programs.gateway,
+    programs.meter,
+    programs.migrate,
+    doctor.doctor,
+    audit.audit,
+    checkpoint.checkpoint,
+)
 FOR_PEOPLE: Final = (
     account.account,
     key.key,

@@ -1,40 +1,60 @@
 """`sundial audit`: prove that the books hold, and that Redis says what they say."""
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sundial.options import command_settings, output_options, run
 
+if TYPE_CHECKING:
+    from meter.checkpoints import Statement
+    from shared.settings import CommandSettings
+
 BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposted", "holds")
 """Rules that are more than one statement on the books: each charge recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
+CHECKPOINT_RULES = ("checkpoint",)
 
 
 @click.command()
 @click.option("--quiet", is_flag=True, help="Nothing is under way: nothing may be held, unposted or streamed.")
+@click.option(
+    "--checkpoint",
+    "file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What this signed checkpoint says must still stand in the books.",
+)
 @output_options
-def audit(quiet: bool, as_json: bool) -> None:
+def audit(quiet: bool, file: Path | None, as_json: bool) -> None:
     """Prove the invariants of the books and of Redis.
 
     Conservation, gapless histories, every event once and priced, grants and draws, append-only tables, and a projection
     that equals the ledger. It may run beside working programs. Exits with 1 where a rule is broken.
 
+    With --checkpoint also: the signature is that of SUNDIAL_CHECKPOINT_PUBLIC_KEY (or of the key that signs, where that
+    is set), and each account still has the balance and the digest that it had then. An altered or removed row, a tail
+    that was cut off, a chain that was written anew, another database: each is told with account and seq.
+
     \b
     Examples:
       sundial audit
       sundial audit --json
+      sundial audit --checkpoint /media/notary/checkpoint-2026-11-25T030000Z-5d2c8f01.json
     """
     from meter import audit as auditor
     from sundial import database, output, projection
     from sundial.problems import NegativeError
 
     settings = command_settings()
+    said = _signed(file, settings) if file else None
     with database.border(settings.database_url), projection.border(settings.redis_url):
-        found = run(auditor.audit(settings.database_url, settings.redis_url, quiet=quiet))
+        found = run(auditor.audit(settings.database_url, settings.redis_url, quiet=quiet, checkpoint=said))
     broken = Counter(violation.rule for violation in found)
-    rules = dict.fromkeys((*auditor.RULES, *BESIDE_THE_BOOKS, *(QUIET_RULES if quiet else ()), *broken), 0) | broken
+    asked = (*(QUIET_RULES if quiet else ()), *(CHECKPOINT_RULES if file else ()))
+    rules = dict.fromkeys((*auditor.RULES, *BESIDE_THE_BOOKS, *asked, *broken), 0) | broken
     if as_json:
         violations = [{"rule": one.rule, "subject": one.subject, "detail": one.detail} for one in found]
         output.print_json({"ok": not found, "rules": rules, "violations": violations})
@@ -42,6 +62,26 @@ def audit(quiet: bool, as_json: bool) -> None:
         _tell(rules, found)
     if found:
         raise NegativeError(f"{sum(broken.values())} violations of {len(broken)} rules.")
+
+
+def _signed(file: Path, settings: "CommandSettings") -> "Statement":
+    """What a checkpoint says. Raises NegativeError where its signature is not the trusted one."""
+    from meter import checkpoints
+    from sundial.problems import NegativeError, WrongUsageError
+
+    if settings.checkpoint_public_key:
+        trusted = checkpoints.public_key(settings.checkpoint_public_key)
+    elif settings.checkpoint_key:
+        trusted = checkpoints.public_half(checkpoints.private_key(settings.checkpoint_key))
+    else:
+        raise WrongUsageError(
+            "SUNDIAL_CHECKPOINT_PUBLIC_KEY is not set (or SUNDIAL_CHECKPOINT_PUBLIC_KEY_FILE): whose signature is "
+            "believed? `sundial checkpoint create` printed it."
+        )
+    try:
+        return checkpoints.verify(checkpoints.load(file), trusted)
+    except checkpoints.CheckpointError as error:
+        raise NegativeError(f"{file}: {error}") from None
 
 
 def _tell(rules: dict[str, int], found: list[Any]) -> None:
