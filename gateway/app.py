@@ -22,6 +22,7 @@ from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, f
 from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
 from gateway.guesses import GUESSES_MAX, networks, source
+from gateway.heads import Runner
 from gateway.journal import Journal
 from gateway.models import ModelList, model, models
 from gateway.provisional import provisional_model
@@ -30,6 +31,7 @@ from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal, response
 from gateway.replay import replay
 from gateway.shadow import Shadow
+from gateway.upkeep import keep_journal, lasting
 from gateway.upstream import Upstream
 from shared import logs
 from shared.settings import GatewaySettings, SettingsError
@@ -41,6 +43,7 @@ LOADED_S_MAX: Final = 10.0
 """Seconds that the start waits for keys and prices; without them it goes on, not ready."""
 HEADER_BYTES_MAX: Final = 32 * 1024
 KEEP_ALIVE_S: Final = 75.0
+"""Seconds that a connection may be without a whole request."""
 
 log = structlog.get_logger()
 
@@ -62,8 +65,10 @@ async def _run(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
     async with opened(settings) as gate, health.served(gate):
-        runner = web.AppRunner(
+        runner = Runner(
             application(gate),
+            settings.head_timeout_s,
+            settings.language,
             handle_signals=False,
             handler_cancellation=True,
             access_log=None,
@@ -140,7 +145,10 @@ async def opened(settings: GatewaySettings) -> Any:
     await link.start()
     await book.start(LOADED_S_MAX)
     spawn(budget.resettle_all(replay(settings.home, journal)))
-    upkeep = [asyncio.create_task(budget.keep_alive()), asyncio.create_task(_keep_journal(journal))]
+    upkeep = [
+        asyncio.create_task(lasting("holds", budget.keep_alive)),
+        asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
+    ]
     try:
         yield gate
     finally:
@@ -156,21 +164,6 @@ async def opened(settings: GatewaySettings) -> Any:
         shadow.close()
         journal.close(settled=not budget.owing)
         log.info("gateway_stopped", unsettled=budget.unsettled)
-
-
-async def _keep_journal(journal: Journal) -> None:
-    """Sync each second, off the loop; drop old segments; see whether a disk that was full has room again."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(1)
-        try:
-            await loop.run_in_executor(None, journal.keep)
-        except OSError as error:
-            journal.failing = True
-            log.error("journal_sync_failed", error=str(error))  # noqa: TRY400
-        else:
-            if journal.failing:
-                journal.probe()
 
 
 def application(gate: Gate) -> web.Application:

@@ -65,3 +65,10 @@ DURATION_WHOLE = DURATION.labels("false")
 def calls(family: str, outcome: str, evidence: str) -> Counter:
     """The counter of closed calls of a kind: families, outcomes and evidences are few and fixed."""
     return CALLS.labels(family, outcome, evidence)
+
+
+UPKEEP_FAILURES = Counter(
+    "sundial_gateway_upkeep_failures_total",
+    "Times that a task which renews holds or syncs the journal died of a fault, and began anew.",
+    ["task"],
+)

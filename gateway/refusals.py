@@ -146,6 +146,12 @@ TABLE: Final[dict[str, _Row]] = {
         "O corpo do pedido não chegou inteiro em {limit_s} s.",
         "The body of the request did not arrive within {limit_s} s.",
     ),
+    "head_timeout": _Row(
+        408,
+        "invalid_request_error",
+        "O cabeçalho do pedido não chegou inteiro em {limit_s} s.",
+        "The head of the request did not arrive within {limit_s} s.",
+    ),
     "model_not_allowed": _Row(
         403,
         "permission_error",

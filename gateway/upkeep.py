@@ -1,0 +1,44 @@
+"""What a gateway does for as long as it runs, beside its calls. What dies of a fault of ours is said and begun anew."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from gateway import metrics
+from gateway.journal import Journal
+
+JOURNAL_SYNC_S: Final = 1.0
+"""Seconds between two syncs of the journal."""
+RESTART_S: Final = 1.0
+"""Seconds after which a task that died begins anew."""
+
+log = structlog.get_logger()
+
+
+async def lasting(name: str, work: Callable[[], Awaitable[None]], restart_s: float = RESTART_S) -> None:
+    """Do `work`, which has no end, until cancelled. An exception would end it unseen: holds that nobody renews expire
+    while their calls run, and a journal that nobody syncs is lost with the power."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            metrics.UPKEEP_FAILURES.labels(name).inc()
+            log.critical("upkeep_failed", task=name, exc_info=True)
+        await asyncio.sleep(restart_s)
+
+
+async def keep_journal(journal: Journal) -> None:
+    """Sync each second, off the loop; drop old segments; see whether a disk that was full has room again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(JOURNAL_SYNC_S)
+        try:
+            await loop.run_in_executor(None, journal.keep)
+        except OSError as error:
+            journal.failing = True
+            log.error("journal_sync_failed", error=str(error))  # noqa: TRY400
+        else:
+            if journal.failing:
+                journal.probe()
