@@ -30,6 +30,7 @@ from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal, response
 from gateway.replay import replay
+from gateway.retelling import Retelling
 from gateway.shadow import Shadow
 from gateway.upkeep import keep_journal, lasting
 from gateway.upstream import Upstream
@@ -144,10 +145,13 @@ async def opened(settings: GatewaySettings) -> Any:
         await asyncio.get_running_loop().run_in_executor(counters, vocabulary.load, name)
     await link.start()
     await book.start(LOADED_S_MAX)
+    retelling = Retelling(link, budget, journal, settings.home)
+    await retelling.start()
     spawn(budget.resettle_all(replay(settings.home, journal)))
     upkeep = [
         asyncio.create_task(lasting("holds", budget.keep_alive)),
         asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
+        asyncio.create_task(lasting("epochs", retelling.keep)),
     ]
     try:
         yield gate
@@ -162,7 +166,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
         shadow.close()
-        journal.close(settled=not budget.owing)
+        journal.close(told=None if budget.owing else retelling.told)
         log.info("gateway_stopped", unsettled=budget.unsettled)
 
 

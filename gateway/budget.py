@@ -22,7 +22,11 @@ PLANS_KNOWN_MAX: Final = 100_000
 UNSETTLED_MAX: Final = 50_000
 """Closed calls that wait in memory for Redis to come back; their S records are on disk."""
 RETOLD_WAITING_MAX: Final = 1_000
-"""Calls of a dead process's journal that wait for Redis at once: live calls come first, none is dropped."""
+"""Closed calls that wait for Redis at which none of a journal are added: live calls come first, none is dropped."""
+RETOLD_AT_ONCE: Final = 100
+"""Calls of a journal that Redis is told before a pause."""
+RETOLD_PAUSE_S: Final = 0.05
+"""Pause after so many, in seconds: at most 2,000 calls of a journal a second, so that live calls do not wait."""
 SETTLE_RETRY_S: Final = 0.5
 
 log = structlog.get_logger()
@@ -92,13 +96,13 @@ class Budget:
         self._retelling = 0
         self._room = asyncio.Event()
         """Set whenever a closed call has been confirmed."""
-        self._overflowed = False
-        """A closed call was dropped from memory: only the journal has it, and the next start reports it."""
+        self.dropped = 0
+        """Closed calls that were dropped from memory: only the journal has them, until it is told again."""
 
     @property
     def owing(self) -> bool:
         """Redis may lack a call that the journal holds."""
-        return bool(self._unsettled or self.running or self._retelling or self._overflowed)
+        return bool(self._unsettled or self.running or self._retelling or self.dropped)
 
     @property
     def unsettled(self) -> int:
@@ -245,14 +249,32 @@ class Budget:
         self._enqueue(event.event_id, event)
 
     async def resettle_all(self, calls: Iterable[UsageEvent]) -> None:
-        """Report many, a few at a time, however long Redis is away: none is dropped, and live calls go on."""
+        """Report many, a few at a time, however long Redis is away: none is dropped, and live calls go on.
+
+        Returns when Redis has confirmed all of them.
+        """
         self._retelling += 1
+        told: list[UUID] = []
         for event in calls:
             while len(self._unsettled) >= RETOLD_WAITING_MAX:
-                self._room.clear()
-                await self._room.wait()
+                await self._confirmation()
             self.resettle(event)
+            told.append(event.event_id)
+            if len(told) == RETOLD_AT_ONCE:
+                await self._confirmed(told)
+                told.clear()
+                await asyncio.sleep(RETOLD_PAUSE_S)
+        await self._confirmed(told)
         self._retelling -= 1
+
+    async def _confirmed(self, event_ids: Iterable[UUID]) -> None:
+        for event_id in event_ids:
+            while event_id in self._unsettled:
+                await self._confirmation()
+
+    async def _confirmation(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
     def _close(self, hold: Hold, fact: UsageEvent | Call) -> None:
         assert not hold.closed, "a hold is closed once"
@@ -264,9 +286,10 @@ class Budget:
 
     def _enqueue(self, event_id: UUID, fact: UsageEvent | Call) -> None:
         if len(self._unsettled) >= UNSETTLED_MAX:
-            # Its record is in the journal, which the next start settles.
+            # Its record is in the journal, which is told again when Redis is back.
             dropped, _ = self._unsettled.popitem(last=False)
-            self._overflowed = True
+            self.dropped += 1
+            self._room.set()
             log.error("unsettled_overflow", event_id=str(dropped), limit=UNSETTLED_MAX)
         self._unsettled[event_id] = fact
         self._spawn(self._settle(event_id, fact))

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,7 +30,8 @@ PROBE_BYTES: Final = 4096
 """Empty lines written to see whether the disk takes a whole block again."""
 _LOCK: Final = "lock"
 _SETTLED: Final = "settled"
-"""Marks the journal of a process that ended in order: kept for its day, should Redis or Postgres lose what it holds."""
+"""Marks the journal of a process that ended in order, and names the epochs of Redis, a line for each shard, to which
+all of it was told: kept for its day, should Redis or Postgres lose what it holds."""
 
 Kind = Literal[b"D", b"C", b"S", b"V"]
 
@@ -111,21 +112,22 @@ class Journal:
     def keep(self) -> None:
         """Upkeep, each second, from a thread: sync, and drop segments above the age limit but the last."""
         self.sync()
-        for path in _segments(self._folder)[:-1]:
+        for path in segments(self._folder)[:-1]:
             if time.time() - path.stat().st_mtime > SEGMENT_AGE_S_MAX:
                 path.unlink()
 
-    def close(self, *, settled: bool = False) -> None:
-        """`settled`: Redis has confirmed every call in it, so that the next start need not report them again."""
+    def close(self, *, told: Sequence[str] | None = None) -> None:
+        """`told`: the epochs of Redis in which every call in it was confirmed, by shard: while Redis still has them
+        nobody need report them again. None: not all was confirmed."""
         self.sync()
         os.close(self._descriptor)
-        if settled:
-            (self._folder / _SETTLED).touch()
+        if told is not None:
+            _mark(self._folder, told)
         if self._lock is not None:
             os.close(self._lock)
 
     def _open_next(self) -> None:
-        if len(_segments(self._folder)) >= SEGMENTS_MAX:
+        if len(segments(self._folder)) >= SEGMENTS_MAX:
             raise JournalFullError(f"{SEGMENTS_MAX} segments of {SEGMENT_BYTES_MAX} bytes are full")
         self._number += 1
         path = self._folder / f"{self._number:06d}.log"
@@ -146,23 +148,12 @@ class DeadJournal:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """(kind, payload) of every intact record, in the order of writing."""
-        for path in _segments(self.folder):
-            yield from self._read(path)
-
-    def _read(self, path: Path) -> Iterator[tuple[bytes, bytes]]:
-        data = path.read_bytes()
-        torn = len(data) - (data.rfind(b"\n") + 1)
-        if torn:
-            log.info("journal_torn_tail", path=path.name, bytes=torn)
-        for line in data[: len(data) - torn].split(b"\n"):
-            try:
-                intact = int(line[:8], 16) == zlib.crc32(line[9:] + b"\n") and line[8:9] == b" "
-            except ValueError:
-                intact = False
-            if intact:
-                yield line[9:10], line[11:]
-            elif line:
-                self.damaged += 1
+        for path in segments(self.folder):
+            for record in read(path):
+                if record is None:
+                    self.damaged += 1
+                else:
+                    yield record
 
     @property
     def settled(self) -> bool:
@@ -170,9 +161,23 @@ class DeadJournal:
         return (self.folder / _SETTLED).exists()
 
     @property
+    def told(self) -> list[str]:
+        """Of a settled one: the epochs in which it was told, by shard."""
+        return (self.folder / _SETTLED).read_text(encoding="utf-8").splitlines()
+
+    @property
+    def told_at_s(self) -> float:
+        """Of a settled one: the Unix time at which those epochs still stood."""
+        return (self.folder / _SETTLED).stat().st_mtime
+
+    def mark(self, told: Sequence[str]) -> None:
+        """It has been told again, in these epochs."""
+        _mark(self.folder, told)
+
+    @property
     def outdated(self) -> bool:
         """Nothing was written to it within the age limit."""
-        newest = max((path.stat().st_mtime for path in _segments(self.folder)), default=0.0)
+        newest = max((path.stat().st_mtime for path in segments(self.folder)), default=0.0)
         return time.time() - newest > SEGMENT_AGE_S_MAX
 
     def release(self) -> None:
@@ -188,14 +193,43 @@ class DeadJournal:
         os.close(self._lock)
 
 
-def dead_journals(home: Path, *, but: Path) -> list[DeadJournal]:
+def dead_journals(home: Path, *, but: Path, settled_only: bool = False) -> list[DeadJournal]:
     """The journals of processes that are gone, oldest first. Each is locked: no other process takes it too."""
     folders = [path for path in sorted((home / "journal").glob("[!.]*-*")) if path.is_dir() and path != but]
+    if settled_only:
+        folders = [path for path in folders if (path / _SETTLED).exists()]
     return [DeadJournal(path, lock) for path in folders if (lock := _lock(path)) is not None]
 
 
-def _segments(folder: Path) -> list[Path]:
+def segments(folder: Path) -> list[Path]:
+    """The files of a journal, oldest first."""
     return sorted(folder.glob("*.log"))
+
+
+def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
+    """(kind, payload) of every record of a segment, in the order of writing; None for a line whose checksum is wrong.
+
+    Raises FileNotFoundError where its age has removed it.
+    """
+    data = path.read_bytes()
+    torn = len(data) - (data.rfind(b"\n") + 1)
+    if torn:
+        log.info("journal_torn_tail", path=path.name, bytes=torn)
+    for line in data[: len(data) - torn].split(b"\n"):
+        try:
+            intact = int(line[:8], 16) == zlib.crc32(line[9:] + b"\n") and line[8:9] == b" "
+        except ValueError:
+            intact = False
+        if intact:
+            yield line[9:10], line[11:]
+        elif line:
+            yield None
+
+
+def _mark(folder: Path, told: Sequence[str]) -> None:
+    draft = folder / f".{_SETTLED}"
+    draft.write_text("\n".join(told), encoding="utf-8")
+    draft.replace(folder / _SETTLED)
 
 
 def _lock(folder: Path) -> int | None:

@@ -51,6 +51,9 @@ RECOUNTS_SKIPPED = Counter(
     "Calls of that sample that were not counted: busy (too many waited), large (too much text), failed.",
     ["reason"],
 )
+RETOLD = Counter(
+    "sundial_gateway_retold_total", "Calls told again from a journal, because Redis may have forgotten them."
+)
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")
 

@@ -129,7 +129,7 @@ class RedisLink:
         self._broken = asyncio.Event()
         self.run_id = ""
         self.round_trips = 0
-        """Commands sent by calls since the start; tests count them."""
+        """Commands sent since the start; tests count them."""
         self.on_connect: list[Callable[[], None]] = []
         """Called after each (re)connection: what failed while Redis was away may be repeated."""
 

@@ -1,7 +1,6 @@
 """What the meter tells the gateways through Redis, each part in one function. Postgres has the truth; all of this may
 be repeated, and late repeats do no harm."""
 
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +12,7 @@ from meter.prices import PriceBook
 from meter.queries import QUERIES
 from meter.redis_link import Scripts
 from meter.tariffs import rate_cards
-from shared import ids, redis_keys
+from shared import epochs, ids, redis_keys
 from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_catalog, encode_key
 
 PAGE_ROWS: Final = 1_000
@@ -64,15 +63,15 @@ class Projection:
         await self.apply([_account(row) for row in rows], posted or {})
 
     async def epoch(self, shard: int) -> str | None:
-        """The mark of the shard's last rebuild: `run id of Redis then/id`; None where Redis has forgotten."""
+        """The mark of the shard's last rebuild, see shared.epochs; None where Redis has forgotten."""
         found = await self._client.get(redis_keys.epoch(shard))
         return None if found is None else str(found.decode())
 
-    async def rebuild(self, shard: int, run_id: str, *, forgotten: bool) -> int:
+    async def rebuild(self, shard: int, run_id: str, *, before: str | None) -> int:
         """Tell every account of a shard, then set its epoch, which opens admission. Returns the number of accounts.
 
-        Where the epoch was missing the marks of age are wiped first, so that what Redis still has, of whatever origin,
-        is overwritten: before the page is read, so that a balance committed meanwhile is not lost.
+        Where the epoch `before` was missing the marks of age are wiped first, so that what Redis still has, of whatever
+        origin, is overwritten: before the page is read, so that a balance committed meanwhile is not lost.
         """
         told = 0
         after = UUID(int=0)
@@ -81,7 +80,7 @@ class Projection:
             if not rows:
                 break
             after = rows[-1]["account_id"]
-            if forgotten:
+            if before is None:
                 pipeline = self._client.pipeline(transaction=False)
                 for row in rows:
                     pipeline.hdel(redis_keys.account(shard, row["account_id"]), "seq", "revision")
@@ -89,7 +88,8 @@ class Projection:
                 rows = await self._pool.fetch(_ACCOUNTS_BY_ID, [row["account_id"] for row in rows])
             await self.apply([_account(row) for row in rows], {})
             told += len(rows)
-        await self._client.set(redis_keys.epoch(shard), f"{run_id}/{uuid.uuid4()}")
+        # One that has gone meanwhile is missed at the next look: Redis has forgotten then, it was not only restarted.
+        await self._client.set(redis_keys.epoch(shard), epochs.following(before, run_id), xx=before is not None)
         return told
 
     # Keys

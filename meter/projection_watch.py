@@ -12,7 +12,7 @@ from meter.database import transaction
 from meter.projection import Projection
 from meter.queries import QUERIES
 from meter.redis_link import server
-from shared import redis_keys
+from shared import epochs, redis_keys
 
 CHANNEL: Final = "sundial_projection"
 """Notified by whoever adds to the projection queue."""
@@ -46,9 +46,9 @@ class ProjectionWatch:
         accounts: Counter[str] = Counter()
         for shard in self._shards:
             epoch = await self._projection.epoch(shard)
-            if epoch is None or epoch.partition("/")[0] != run_id:
+            if epoch is None or epochs.run_id_of(epoch) != run_id:
                 reason = "epoch" if epoch is None else "restart"
-                accounts[reason] += await self._projection.rebuild(shard, run_id, forgotten=epoch is None)
+                accounts[reason] += await self._projection.rebuild(shard, run_id, before=epoch)
                 metrics.REBUILDS.labels(reason=reason).inc()
         for reason, told in accounts.items():
             log.info("projection rebuilt", reason=reason, accounts=told)

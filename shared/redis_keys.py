@@ -35,7 +35,7 @@ def tag(shard: int) -> str:
 
 
 def epoch(shard: int) -> str:
-    """String: id of the projection's last rebuild. Meter writes. Missing: admission is closed."""
+    """String: mark of the projection's last rebuild, see shared.epochs. Meter writes. Missing: admission is closed."""
     return f"{tag(shard)}:epoch"
 
 

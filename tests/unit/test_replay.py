@@ -40,7 +40,7 @@ def left_behind(home: Path, *records: tuple[Kind, UsageEvent], settled: bool = F
     dead = Journal(home, "dead")
     for kind, event in records:
         dead.write(kind, events.encode(event))
-    dead.close(settled=settled)
+    dead.close(told=["epoch"] if settled else None)
     return dead.folder
 
 
