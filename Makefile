@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test fault bench lint unit fix precision map lock clean distclean
+.PHONY: help install up test fault swarm bench lint unit fix precision map lock clean distclean
 
 help: ## Print this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: install lint ## Everything that must hold: lint, types and all tests
 
 fault: install ## The whole fault matrix, its exhaustive sweeps too
 	@$(BIN)/pytest tests/fault
+
+swarm: install ## Random faults on all parts under load, then the truth (SECONDS=600 SEEDS="1 2 3 4 5" KEEP=folder)
+	@$(BIN)/python -m tests.swarm --seconds $(or $(SECONDS),600) $(if $(KEEP),--keep $(KEEP)) $(or $(SEEDS),1 2 3 4 5)
 
 lint: install ## Form and types: ruff check, ruff format --check, mypy --strict
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -73,6 +74,12 @@ class Served:
     ended: Literal["", "complete", "gone", "reset", "refused"] = ""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the exchange is over, for whatever reason."""
+    began_s: float = field(default_factory=time.monotonic)
+    ended_s: float = 0.0
+
+    def close(self) -> None:
+        self.ended_s = time.monotonic()
+        self.closed.set()
 
 
 class FakeUpstream:
@@ -189,7 +196,7 @@ class FakeUpstream:
             await answer_raw(writer, 200, reply.body, {"content-type": reply.content_type, **play.headers})
             served.sent, served.ended = reply.body, "complete"
         finally:
-            served.closed.set()
+            served.close()
             if not gone.done():
                 gone.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -279,7 +286,7 @@ class FakeUpstream:
                 await answer_json(writer, 200, self._whole(play, served), play.headers)
                 served.ended = "complete"
         finally:
-            served.closed.set()
+            served.close()
             if not gone.done():
                 gone.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
