@@ -46,25 +46,31 @@ async def booked(owner: Any, events: int) -> None:
     assert await owner.fetchval("SELECT count(*) FROM sundial.dead_letters") == 0
 
 
-@pytest.mark.parametrize("code", PASSING)
-async def test_p4_errors_that_pass(meter: Bench, database: Database, redis_url: str, owner: Any, code: str) -> None:
-    """Raised twice in the middle of a batch, an error of this class delays it: each event once, none set aside."""
+async def test_p4_errors_that_pass(meter: Bench, database: Database, redis_url: str, owner: Any) -> None:
+    """Raised twice in the middle of a batch, an error of each class delays it: each event once, none set aside."""
     await owner.execute(
-        f"""
+        """
         CREATE SEQUENCE public.failures; GRANT USAGE ON public.failures TO PUBLIC;
         CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
-            IF nextval('public.failures') <= 2 THEN RAISE EXCEPTION 'on purpose' USING ERRCODE = '{code}'; END IF;
+            IF nextval('public.failures') <= 2 THEN RAISE EXCEPTION 'on purpose' USING ERRCODE = TG_ARGV[0]; END IF;
             RETURN NEW;
         END $$;
-        CREATE TRIGGER fail BEFORE INSERT ON sundial.transfers FOR EACH ROW EXECUTE FUNCTION public.fail();
         """
     )
-    await meter.say(*(used(user, 1) for user in USERS))
-    async with meter.reading():
-        await assert_books(database.url, redis_url)
-    assert await owner.fetchval("SELECT last_value FROM public.failures") > 2
-    await booked(owner, len(USERS))
+    for number, code in enumerate(PASSING, 1):
+        await owner.execute(
+            f"""
+            ALTER SEQUENCE public.failures RESTART;
+            CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON sundial.transfers
+               FOR EACH ROW EXECUTE FUNCTION public.fail('{code}');
+            """
+        )
+        await meter.say(*(used(user, 1) for user in USERS))
+        async with meter.reading():
+            await assert_books(database.url, redis_url)
+        assert await owner.fetchval("SELECT last_value FROM public.failures") > 2, code
+        await booked(owner, number * len(USERS))
 
 
 async def test_p4_deadlock(meter: Bench, database: Database, redis_url: str, owner: Any) -> None:

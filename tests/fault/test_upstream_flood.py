@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterator
 from itertools import cycle, islice
 
-import pytest
-
 from tests.harness.scripted_chain import END, SSE, Scripted, chunked, text_event, texts_in, tokens_of
 from tests.harness.scripted_server import Peer
 
@@ -48,34 +46,43 @@ def message(words_each: int) -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("family", ["chat", "messages"])
-async def test_u_flood_overspends_one_slice_at_most(scripted: Scripted, family: str) -> None:
+RATES_MC = {"chat": 600, "messages": 15_000}
+"""Millicredits a token of output of the model that each family is asked for."""
+
+
+async def test_u_flood_overspends_one_slice_at_most(scripted: Scripted) -> None:
     """60,000 tokens as fast as sockets go, on credit for some 700: dense or one by one, in frames that begin and end
     anywhere. The client has a valid stream that ends with the reason; what it has is what is charged."""
-    rate_mc, path, model = (600, "/chat/completions", "gpt-4o-mini")
-    if family == "messages":
-        rate_mc, path, model = (15_000, "/messages", "claude-sonnet-4-5")
-    body = {"model": model, "messages": [{"role": "user", "content": "Conte."}], "stream": True}
-    make = chat if family == "chat" else message
-    for user, each, frame_bytes in (("bia", 50, 1 << 16), ("caio", 1, 3_000), ("davi", 200, 1 << 16)):
-        answer = flood(make(each), frame_bytes)
+    for family, rate_mc in RATES_MC.items():
+        for each, frame_bytes in ((50, 1 << 16), (1, 3_000), (200, 1 << 16)):
+            await _flooded(scripted, family, rate_mc, each, frame_bytes)
 
-        async def play(peer: Peer, answer: bytes = answer) -> None:
-            await peer.say(answer)
 
-        scripted.plays(play)
-        secret = await scripted.chain.personal(user, credit=str(700 * rate_mc / 1_000))
-        limit = {"max_tokens": 60_000} if family == "messages" else {}
-        got = await scripted.call({**body, **limit}, path=path, secret=secret)
-        [booked] = await scripted.events(1)
-        assert got.clean
-        assert booked["outcome"] == "exhausted"
-        assert "créditos" in got.body.decode()
-        if family == "chat":
-            *texts, reason = texts_in(got.body)
-            assert "créditos" in reason
-            assert booked["charge_mc"] >= tokens_of("".join(texts)) * rate_mc
-        shown = await scripted.chain.settled(user)
-        # No stream ends within an event: where events are large, the last one comes on top.
-        last = 2 * each if each > 100 else 0
-        assert -(SLICE_TOKENS + last) * rate_mc <= shown["balance"] < 64 * rate_mc, (user, shown["balance"] / rate_mc)
+async def _flooded(scripted: Scripted, family: str, rate_mc: int, each: int, frame_bytes: int) -> None:
+    chats = family == "chat"
+    answer = flood((chat if chats else message)(each), frame_bytes)
+
+    async def play(peer: Peer) -> None:
+        await peer.say(answer)
+
+    scripted.plays(play)
+    user = f"{family}-{each}"
+    secret = await scripted.chain.personal(user, credit=str(700 * rate_mc / 1_000))
+    body = {"messages": [{"role": "user", "content": "Conte."}], "stream": True}
+    if chats:
+        got = await scripted.call({**body, "model": "gpt-4o-mini"}, secret=secret)
+    else:
+        asks = {**body, "model": "claude-sonnet-4-5", "max_tokens": 60_000}
+        got = await scripted.call(asks, path="/messages", secret=secret)
+    [booked] = await scripted.events(1)
+    assert got.clean, user
+    assert booked["outcome"] == "exhausted", user
+    assert "créditos" in got.body.decode(), user
+    if chats:
+        *texts, reason = texts_in(got.body)
+        assert "créditos" in reason
+        assert booked["charge_mc"] >= tokens_of("".join(texts)) * rate_mc
+    shown = await scripted.chain.settled(user)
+    # No stream ends within an event: where events are large, the last one comes on top.
+    last = 2 * each if each > 100 else 0
+    assert -(SLICE_TOKENS + last) * rate_mc <= shown["balance"] < 64 * rate_mc, (user, shown["balance"] / rate_mc)

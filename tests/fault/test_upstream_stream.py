@@ -107,11 +107,11 @@ async def _cut_at(scripted: Scripted, name: str, places: list[int]) -> None:
             assert booked["tokens_out"] >= tokens_of("".join(texts_in(got.body))), place
 
 
-@pytest.mark.parametrize("name", list(PLACES))
-async def test_u4_cut_in_mid_stream(scripted: Scripted, name: str) -> None:
+async def test_u4_cut_in_mid_stream(scripted: Scripted) -> None:
     """Closed or reset at some bytes of head and body: the client never sees a clean end of what is not whole."""
-    size = len(PLACES[name])
-    await _cut_at(scripted, name, [20, size // 4, size // 3, size // 2, size * 3 // 4, size - 8, size - 1])
+    for name, whole in PLACES.items():
+        size = len(whole)
+        await _cut_at(scripted, name, [20, size // 4, size // 3, size // 2, size * 3 // 4, size - 8, size - 1])
     await scripted.works()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import aiohttp
 
 from deploy.embedded import free_port
+from tests.harness import forked
 from tests.harness.servers import Database
 
 START_S_MAX: Final = 30.0
@@ -170,22 +171,10 @@ class Stack:
     async def sundial(self, *arguments: str, code: int = 0) -> Any:
         """Run `sundial … --json`; its parsed answer."""
         words = arguments.index("--") if "--" in arguments else len(arguments)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sundial",
-            *arguments[:words],
-            "--json",
-            *arguments[words:],
-            env={**_plain(), **self.environment},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=ROOT,
-        )
-        out, err = await process.communicate()
-        if process.returncode != code:
-            command = " ".join(("sundial", *arguments))
-            raise ProgramError(f"{command}: exit {process.returncode}\n{out.decode()}{err.decode()}")
+        asked = (*arguments[:words], "--json", *arguments[words:])
+        ended, out, err = await forked.sundial(asked, {**_plain(), **self.environment})
+        if ended != code:
+            raise ProgramError(f"sundial {' '.join(arguments)}: exit {ended}\n{out}{err}")
         return json.loads(out)
 
 
