@@ -1,0 +1,218 @@
+"""G1, G2, G3, G9: gateways that are killed at any moment, and two gateways on one account."""
+
+import asyncio
+import random
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from deploy.embedded import free_port
+from tests.harness import strace
+from tests.harness.chain import Chain
+from tests.harness.fake_upstream import Play
+from tests.harness.stack import Program
+from tests.harness.waiting import until
+
+STREAM: Final[dict[str, Any]] = {
+    "model": "gpt-4o-mini",
+    "messages": [{"role": "user", "content": "Conte até mil."}],
+    "stream": True,
+}
+TOKENS: Final = 24
+END: Final = b"data: [DONE]\n\n"
+HOLD_TTL_S: Final = "5"
+BOOKED_S_MAX: Final = 60.0
+WRITES_MAX: Final = 400
+"""Writes of one kind after which the sweep must have seen a call pass unharmed."""
+
+
+async def received_until_cut(chain: Chain, secret: str) -> bytes:
+    """What a client has of an answer when its connection ends, however it ends."""
+    received = b""
+    try:
+        async with chain.session(secret) as session, session.post("/v1/chat/completions", json=STREAM) as answer:
+            while data := await answer.content.readany():
+                received += data
+    except aiohttp.ClientError:
+        pass
+    return received
+
+
+async def restarted(chain: Chain) -> None:
+    """The gateway anew, its holds short-lived: one without a D line is only found by the reaper."""
+    await chain.stack.gateway.start(SUNDIAL_HOLD_TTL_S=HOLD_TTL_S)
+
+
+async def booked(chain: Chain) -> dict[str, dict[str, Any]]:
+    """Ana's usage by event, once every request that the upstream saw is among it, and nothing is held."""
+    found: dict[str, dict[str, Any]] = {}
+
+    async def all_of_it() -> bool:
+        await chain.settled("ana")
+        found.update({entry["event_id"]: entry for entry in await chain.usage_entries("ana", 0)})
+        return {str(served.event_id) for served in chain.upstream.served} <= found.keys()
+
+    await until(all_of_it, BOOKED_S_MAX, "each request that the upstream saw is booked")
+    return found
+
+
+async def killed_at(chain: Chain, secret: str, call: str, nth: int) -> bool:
+    """One call whose gateway dies as it enters its nth `write` or the like, and a new start. False: it did not die.
+
+    A request that the upstream saw is booked once, any other at nothing; a client with the last event finds its charge.
+    """
+    known = len(await booked(chain))
+    seen = len(chain.upstream.served)
+    gateway = chain.stack.gateway
+    async with strace.killing(gateway.pid, call, nth) as trace:
+        received = await received_until_cut(chain, secret)
+
+        async def over() -> bool:
+            return trace.fired or len(await chain.usage_entries("ana", 0)) > known
+
+        await until(over, BOOKED_S_MAX)  # what follows the client's last byte is to be hit too
+    if trace.fired:
+        gateway.kill()
+        await restarted(chain)
+    where = f"{call} {nth}: {trace.last}"
+    entries = await booked(chain)
+    served = {str(each.event_id) for each in chain.upstream.served}
+    for event_id, entry in entries.items():
+        if event_id not in served:
+            assert (entry["outcome"], entry["amount"]) == ("lost", 0), where
+        elif entry["outcome"] != "complete":
+            assert (entry["outcome"], entry["evidence"]) in (("lost", "checkpoint"), ("lost", "none")), where
+    if END in received:
+        entry = entries[str(chain.upstream.served[seen].event_id)]
+        assert (entry["outcome"], entry["tokens_out"]) == ("complete", TOKENS), where
+    return trace.fired
+
+
+@strace.needed
+async def test_g1_kill_before_send(chain: Chain) -> None:
+    """kill -9 as the gateway connects to its upstream, the hold standing: the next start books the call as lost, at
+    nothing, and the hold is gone."""
+    secret = await chain.personal("ana", credit="100000")
+    await chain.stack.gateway.stop()
+    await chain.stack.gateway.start()  # without a kept connection
+    async with strace.killing(chain.stack.gateway.pid, "connect", 1) as trace:
+        assert await received_until_cut(chain, secret) == b""
+    assert trace.fired
+    assert chain.upstream.served == []
+    assert (await chain.stack.sundial("account", "show", "ana"))["held"] > 0
+    chain.stack.gateway.kill()
+    await chain.stack.gateway.start()
+    [entry] = await chain.usage_entries("ana", 1)
+    assert (entry["outcome"], entry["amount"]) == ("lost", 0)
+    assert (await chain.settled("ana"))["held"] == 0
+
+
+async def killed_after(chain: Chain, secret: str, tokens: int) -> None:
+    """One stream whose gateway dies when its client has so many pieces of text: cut, then booked once as lost."""
+    never = asyncio.Event()
+    chain.upstream.script = lambda _: Play(
+        tokens=tokens + 1, pause=lambda sent: asyncio.ensure_future(never.wait()) if sent == tokens else None
+    )
+    number = len(chain.upstream.served) + 1
+    async with chain.session(secret) as session, session.post("/v1/chat/completions", json=STREAM) as answer:
+        received = b""
+        while received.count(b'"content":"') < tokens + 1:
+            received += await answer.content.readany()
+        chain.stack.gateway.kill()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    assert END not in received
+    await chain.stack.gateway.start()
+    entries = await chain.usage_entries("ana", number)
+    entry = next(entry for entry in entries if entry["event_id"] == str(chain.upstream.served[-1].event_id))
+    assert len(entries) == number
+    assert entry["outcome"] == "lost"
+    assert entry["tokens_out"] <= 2 * tokens
+    assert (await chain.settled("ana"))["held"] == 0
+
+
+async def test_g2_kill_mid_stream(chain: Chain) -> None:
+    """kill -9 after k pieces: the client sees a cut, and the restart books one lost call, at its last note."""
+    secret = await chain.personal("ana", credit="100000")
+    for tokens in (0, 300):
+        await killed_after(chain, secret, tokens)
+
+
+@pytest.mark.sweep
+async def test_g2_kill_after_every_chunk(chain: Chain) -> None:
+    """The same for each number of pieces."""
+    secret = await chain.personal("ana", credit="1000000")
+    for tokens in range(TOKENS):
+        await killed_after(chain, secret, tokens)
+
+
+@strace.needed
+async def test_g3_kill_at_some_writes(chain: Chain) -> None:
+    """kill -9 at seeded writes of a call: wherever it dies, the books are exact, and a client that has the terminal
+    event finds its charge (I7)."""
+    secret = await chain.personal("ana", credit="100000")
+    chain.upstream.script = lambda _: Play(tokens=TOKENS, tokens_per_event=6)
+    await chain.stack.gateway.stop()
+    await restarted(chain)
+    fired = [await killed_at(chain, secret, "write", nth) for nth in random.Random(3).sample(range(2, 12), 2)]
+    assert any(fired)
+
+
+@strace.needed
+@pytest.mark.sweep
+@pytest.mark.parametrize("call", ["write", "writev", "sendto"])
+async def test_g3_kill_at_every_write(chain: Chain, call: str) -> None:
+    """The same at each write in turn, until a call passes unharmed."""
+    secret = await chain.personal("ana", credit="10000000")
+    chain.upstream.script = lambda _: Play(tokens=TOKENS, tokens_per_event=6)
+    await chain.stack.gateway.stop()
+    await restarted(chain)
+    for nth in range(1, WRITES_MAX):
+        if not await killed_at(chain, secret, call, nth):
+            return
+    raise AssertionError(f"{WRITES_MAX} writes and no end")
+
+
+async def test_g9_two_gateways_one_account(chain: Chain) -> None:
+    """500 parallel calls through two gateways, with credit for three: at most three reach the upstream, and the balance
+    does not fall below nothing."""
+    secret = await chain.personal("ana", credit="100000")
+    body = {**STREAM, "stream": False, "max_tokens": 12}
+    price = await chain.cost_of(secret, body)
+    await chain.set_balance("ana", 4 * price - 1)
+    port, metrics = free_port(), free_port()
+    environment = {
+        **chain.stack.environment,
+        "SUNDIAL_GATEWAY_PORT": str(port),
+        "SUNDIAL_GATEWAY_METRICS_PORT": str(metrics),
+    }
+    second = Program("gateway", environment, metrics, chain.stack.gateway._log.with_name("second.log"))
+    await second.start()
+    served = len(chain.upstream.served)
+    go_on = asyncio.Event()
+    chain.upstream.script = lambda _: Play(before_head=go_on)
+    try:
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=60)
+        headers = {"Authorization": f"Bearer {secret}"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
+            bases = (chain.stack.base_url, f"http://127.0.0.1:{port}/v1")
+
+            async def call(number: int) -> int:
+                async with session.post(f"{bases[number % 2]}/chat/completions", json=body) as answer:
+                    await answer.read()
+                    return answer.status
+
+            calls = [asyncio.create_task(call(number)) for number in range(500)]
+            while sum(done.done() for done in calls) < 497:
+                await asyncio.wait([done for done in calls if not done.done()], return_when=asyncio.FIRST_COMPLETED)
+            go_on.set()
+            statuses = await asyncio.gather(*calls)
+    finally:
+        go_on.set()
+        assert await second.stop() == 0
+    admitted = len(chain.upstream.served) - served
+    assert 1 <= admitted <= 3
+    assert (statuses.count(200), statuses.count(402)) == (admitted, 500 - admitted)
+    assert (await chain.settled("ana"))["balance"] >= 0
