@@ -139,7 +139,8 @@ class Retelling:
             await self._budget.resettle_all(calls)
             metrics.RETOLD.inc(len(calls))
             told += len(calls)
-        log.warning("told_again", journal=folder.name, calls=told, shards=len(lost_since))
+        if told:
+            log.warning("told_again", journal=folder.name, calls=told, shards=len(lost_since))
 
     async def _tell_dead(self, present: Sequence[str]) -> None:
         """Those that end without order are left to the next start."""

@@ -20,7 +20,7 @@ from tests.harness.waiting import until
 
 HEAL_S = 30.0
 CALLS = 6
-USERS = ("ana", "bia", "caio")
+USERS = ("ana", "bia")
 Loss = Callable[[RedisProgram, Path], None]
 
 
