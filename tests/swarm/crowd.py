@@ -24,6 +24,8 @@ PAUSE_S: Final = (0.01, 0.15)
 """Between two calls of one client."""
 CALLS_PER_NAME: Final = 40
 """Calls of a service's client for one user, before it names another."""
+AWAY_S: Final = 0.2
+"""After a call that reached nobody."""
 LEAVING: Final = 0.15
 """Chance that a client leaves before the end."""
 REFUSED: Final = 0.05
@@ -112,6 +114,8 @@ class Crowd:
         except TimeoutError:
             return Seen(user, "left", call_id, status, received)
         except (aiohttp.ClientError, OSError):
+            if not status:
+                await asyncio.sleep(AWAY_S)
             # Cut, perhaps behind the terminal chunk: the client holds it all the same.
             how: How = "cut" if status else "unreached"
             if status == 200 and stream and received.endswith(LAST[path]):

@@ -1,6 +1,7 @@
 """The faults of the swarm: each method breaks one part, holds it so for a while, and heals it again."""
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
@@ -23,6 +24,8 @@ from tests.swarm.plan import Step
 
 HEAL_S_MAX: Final = 60.0
 """Until a server that was started again answers."""
+UP_S_MAX: Final = 8.0
+"""Until a program that was started again is ready, where what it needs is there."""
 DELAY_S_MAX: Final = 0.05
 CUT_CHANCE: Final = 0.2
 """Of a turn of the meter's with Postgres, while that way is bad."""
@@ -102,14 +105,21 @@ class Faults:
     async def _kill(self, program: Program, hold_s: float) -> None:
         program.kill()
         await asyncio.sleep(hold_s)
-        program.launch()
+        await self._launch(program)
 
     async def _restart(self, program: Program, hold_s: float) -> None:
         code = await program.stop()
         # A program that is just starting has no ear for signals yet, and simply ends.
         assert code in (0, -signal.SIGTERM), f"{program.name} ended with {code}:\n{program.output[-2000:]}"
         await asyncio.sleep(hold_s)
+        await self._launch(program)
+
+    async def _launch(self, program: Program) -> None:
+        """Up again, and working if the rest of the swarm lets it: else nothing would ever run long enough to break."""
         program.launch()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UP_S_MAX):
+                await program.until_ready()
 
     async def _pause(self, program: Program, hold_s: float) -> None:
         program.signal(signal.SIGSTOP)

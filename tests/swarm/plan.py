@@ -23,6 +23,8 @@ KINDS: Final[Mapping[str, Mapping[str, Kind]]] = {
     "meter": {"kill": Kind(3, 0, 3), "restart": Kind(2, 0, 1), "pause": Kind(2, 0.5, 6)},
     "redis": {
         "restart": Kind(2, 0, 2),
+        "kill": Kind(2, 0, 2),
+        "forget": Kind(2),
         "pause": Kind(2, 0.2, 4),
         "forget_scripts": Kind(2),
         "full": Kind(2, 0.5, 4),
