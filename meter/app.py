@@ -19,9 +19,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from meter import database, dead_letters, orders, projection_watch, redis_link
+from meter.auditor import Auditor
 from meter.bell import Bell
 from meter.consumer import Reader
 from meter.corrections import Corrections
+from meter.daily_checkpoint import DailyCheckpoint
 from meter.dead_letters import DeadLetters
 from meter.gauges import Gauges
 from meter.health import Health
@@ -102,6 +104,7 @@ class Meter:
         self._dead_letters = DeadLetters(self._pool, self._ledger, self._projection, settings.shards)
         self._reaper = Reaper(self._client, settings.shards)
         self._gauges = Gauges(self._client, self._pool, settings.shards)
+        self._auditor = Auditor(settings.database_url)
 
     async def live(self) -> None:
         """Until told to stop. Raises MigrationError and PriceSourceError where a person must help first."""
@@ -113,13 +116,19 @@ class Meter:
         if not work.done():
             log.warning("some tasks could not finish: their connections are cut off", seconds=DRAIN_S)
             self._pool.terminate()  # what waits for an answer fails now; what waits for a connection is cancelled
+            self._auditor.cut_off()
             await asyncio.wait({work}, timeout=database.CLOSE_TIMEOUT_S)
             work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
 
     async def _work(self) -> None:
-        async with database.opened(self._pool), self._client, contextlib.aclosing(self._bell):
+        async with (
+            database.opened(self._pool),
+            self._client,
+            contextlib.aclosing(self._bell),
+            contextlib.aclosing(self._auditor),
+        ):
             if not await once("start", self._start, health=self._health, stop=self._stop):
                 return
             _spare_the_collector()
@@ -155,6 +164,10 @@ class Meter:
         yield self._rounds("lag", self._gauges.measure_streams, MEASURE_S)
         yield self._rounds("gauges", self._gauges.measure_queues, MEASURE_S)
         yield self._rounds("house", self._gauges.keep_house, HOUSE_S)
+        yield self._rounds("auditor", self._auditor.look, POLL_S)
+        if folder := self._settings.checkpoint_dir:
+            daily = DailyCheckpoint(self._pool, self._settings.checkpoint_key, folder)
+            yield self._rounds("checkpoint", daily.write, HOUSE_S)
 
     async def _rounds(
         self, task: str, step: Callable[[], Awaitable[bool]], every_s: float, wake: asyncio.Event | None = None

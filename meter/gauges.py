@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from meter import metrics
-from meter.audit import quick_audit
+from meter.audit import QUICK_RULES, quick_audit
 from meter.queries import QUERIES
 from shared import redis_keys
+
+log = structlog.get_logger()
 
 
 class Gauges:
@@ -14,6 +18,8 @@ class Gauges:
         self._client = client
         self._pool = pool
         self._shards = shards
+        for rule in QUICK_RULES:
+            metrics.VIOLATIONS.labels(rule=rule).set(0)
 
     async def measure_streams(self) -> bool:
         """Set the gauges of the streams, for which Postgres is not asked: while it is away they tell how far the books
@@ -46,4 +52,6 @@ class Gauges:
         async with self._pool.acquire() as connection:
             for rule, found in (await quick_audit(connection)).items():
                 metrics.VIOLATIONS.labels(rule=rule).set(len(found))
+                for one in found:
+                    log.critical("an invariant is broken", rule=rule, subject=one.subject, detail=one.detail)
         return False

@@ -113,8 +113,13 @@ FAULTS: Final = Counter(
 )
 VIOLATIONS: Final = Gauge(
     "sundial_invariant_violations",
-    "Broken invariants that the last audit found, by rule; anything but 0 is a page.",
+    "Broken invariants that the meter found, by rule; anything but 0 is a page. Exported are the rules that the meter "
+    "looks at while it works: those that cost little every few minutes, `digest` without end.",
     ["rule"],
+)
+AUDITED_TRANSFERS: Final = Counter(
+    "sundial_meter_audited_transfers",
+    "Transfers whose digest was recomputed; of several meters one at a time does it. It begins anew at each start.",
 )
 
 

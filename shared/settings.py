@@ -198,6 +198,17 @@ class MeterSettings(_Settings):
     """Idle time after which entries that another meter has read and not booked are taken over."""
     default_allowance: str = "1000000"
     """Credits that the plan `default` gives a user seen for the first time, where the plan does not exist yet."""
+    checkpoint_key: Key = ""
+    """Ed25519 private key that signs checkpoints: 32 random bytes in base64."""
+    checkpoint_dir: Path | None = None
+    """Where a checkpoint is written each day; best on a disk that the database's administrators cannot write to."""
+
+    @field_validator("checkpoint_dir")
+    @classmethod
+    def _need_checkpoint_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and not info.data.get("checkpoint_key", "refused"):
+            raise ValueError("needs SUNDIAL_CHECKPOINT_KEY (or _FILE): 32 bytes in base64, `openssl rand -base64 32`")
+        return value
 
 
 class DatabaseSettings(_Settings):

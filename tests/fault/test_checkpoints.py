@@ -3,32 +3,25 @@
 Each case tampers as the owner, with all triggers off, so well that the books hold by themselves.
 """
 
-import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import msgspec
 import pytest
 
 from meter import checkpoints
 from meter.audit import audit
-from meter.audit_chain import OF_ACCOUNT, recomputed
-from meter.database import speak_microseconds
 from shared.events import StreamMessage
 from tests.harness.command import Office, office
 from tests.harness.messages import account_of, seen, used
 from tests.harness.metering import entries
 from tests.harness.servers import Database, Servers
+from tests.harness.tampering import KEY, PUBLIC_KEY, tamper, write_anew
 
 pytestmark = pytest.mark.integration
 
-KEY = base64.b64encode(bytes(range(32))).decode()
-OTHER_KEY = base64.b64encode(bytes(32)).decode()
+OTHER_KEY = checkpoints.key_text(bytes(32))
 """Of nobody whom the verifier trusts."""
-PUBLIC_KEY = checkpoints.key_text(checkpoints.public_half(checkpoints.private_key(KEY)))
-ALL_RIGHTS = "SET session_replication_role = replica; "
 
 
 @pytest.fixture
@@ -43,26 +36,6 @@ async def busy(database: Database, redis_url: str) -> AsyncIterator[Office]:
             await made.bench.ledger.post(0, entries(batch))
         await made.bench.projection.apply_by_id([account_of("ana"), account_of("bob")])
         yield made
-
-
-async def tamper(database: Database, *statements: str) -> None:
-    owner: Any = await asyncpg.connect(database.url)
-    for statement in statements:
-        await owner.execute(ALL_RIGHTS + statement)
-    await owner.close()
-
-
-async def write_anew(database: Database, user: str) -> None:
-    """Give an account's transfers, as they are, a chain that holds: what a careful forger does."""
-    owner: Any = await asyncpg.connect(database.url)
-    await speak_microseconds(owner)
-    await owner.execute(ALL_RIGHTS)
-    digest = bytes(32)
-    for row in await owner.fetch(OF_ACCOUNT, account_of(user), 0, 1_000):
-        digest = recomputed(digest, row)
-        await owner.execute("UPDATE sundial.transfers SET digest = $1 WHERE transfer_id = $2", digest, row[1])
-    await owner.execute("UPDATE sundial.balances SET digest = $1 WHERE account_id = $2", digest, account_of(user))
-    await owner.close()
 
 
 async def of_rules(database: Database, redis_url: str, file: Path, *rules: str) -> list[str]:

@@ -11,10 +11,10 @@ from shared.events import StreamMessage
 from tests.harness.messages import account_of, seen, used
 from tests.harness.metering import Bench, bench, entries
 from tests.harness.servers import Database
+from tests.harness.tampering import tamper
 
 pytestmark = pytest.mark.integration
 
-ALL_RIGHTS = "SET session_replication_role = replica; "
 BOOKS = (
     "SELECT format('sundial.%I', c.relname) FROM pg_class c JOIN pg_trigger t ON t.tgrelid = c.oid"
     " WHERE t.tgname IN ('keep', 'keep_all') AND c.relnamespace = 'sundial'::regnamespace GROUP BY c.oid"
@@ -82,9 +82,7 @@ async def test_p8_the_chain_tells_what_was_altered(
 ) -> None:
     """A row that is altered or removed by somebody with all rights breaks its account's chain, at its seq."""
     assert await audit(database.url, redis_url) == []
-    owner: Any = await asyncpg.connect(database.url)
-    await owner.execute(ALL_RIGHTS + damage)
-    await owner.close()
+    await tamper(database, damage)
     [broken] = [one for one in await audit(database.url, redis_url) if one.rule == "digest"]
     assert told in broken.detail
     assert str(account_of("ana")) in broken.subject

@@ -1,0 +1,129 @@
+"""Follows each account's chain of digests while the meter works: what was recorded since the last look, account by
+account, in small pieces, so that posting never waits for it. One meter at a time does it, by an advisory lock.
+
+It starts at the beginning of every chain, so the first rotation proves all of them. It remembers where each stood: so
+it also sees a chain that was written anew, or cut off, while it runs. What it found is told until the meter restarts.
+"""
+
+import asyncio
+import contextlib
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from meter import database, metrics
+from meter.audit_chain import RULE, Head, follow
+
+LOOK_ACCOUNTS_MAX: Final = 500
+"""Accounts of one look: what stands in `balances` is compared with what was seen."""
+LOOK_TRANSFERS_MAX: Final = 500
+"""Transfers of one look that are recomputed, some 50 ms of work: more than that wait for the next."""
+PIECE_TRANSFERS_MAX: Final = 100
+"""Transfers that are recomputed at once, while nothing else runs in the meter."""
+LOOK_S_MAX: Final = 30.0
+"""Longest time of one look, in seconds: then the connection is given up."""
+
+_LOCK: Final = 0x53554E444155  # "SUNDAU"
+_NIL: Final = UUID(int=0)
+_TRY_LOCK: Final = "SELECT pg_try_advisory_lock($1)"
+_BALANCES: Final = """
+    SELECT account_id, seq, coalesce(digest, '') AS digest FROM sundial.balances
+     WHERE account_id > $1 ORDER BY account_id LIMIT $2
+"""
+
+log = structlog.get_logger()
+
+
+class Auditor:
+    def __init__(self, url: str, *, transfers_max: int = LOOK_TRANSFERS_MAX) -> None:
+        self._url = url
+        self._transfers_max = transfers_max
+        self._connection: Any = None
+        self._alone = False
+        self._heads: dict[UUID, Head] = {}
+        self._unseen: set[UUID] = set()
+        """Accounts that this rotation has not come to."""
+        self._after = _NIL
+        self._broken: dict[UUID, str] = {}
+        metrics.VIOLATIONS.labels(rule=RULE).set(0)
+
+    @property
+    def broken(self) -> dict[UUID, str]:
+        """What is wrong, by account."""
+        return dict(self._broken)
+
+    async def look(self) -> bool:
+        """Look at the next accounts; a round of meter.rounds. Raises asyncpg's and OS errors."""
+        try:
+            async with asyncio.timeout(LOOK_S_MAX):
+                await self._look()
+        except TimeoutError:
+            self.cut_off()
+            raise
+        return False
+
+    async def _look(self) -> None:
+        if not await self._is_alone():
+            return
+        if self._after == _NIL:
+            self._unseen = set(self._heads)
+        left = self._transfers_max
+        rows = await self._connection.fetch(_BALANCES, self._after, LOOK_ACCOUNTS_MAX)
+        for row in rows:
+            account_id = UUID(bytes=row["account_id"].bytes)
+            self._after = account_id
+            self._unseen.discard(account_id)
+            if account_id not in self._broken:
+                left -= await self._follow(account_id, row["seq"], row["digest"], left)
+            if left <= 0:
+                return
+        if len(rows) < LOOK_ACCOUNTS_MAX:
+            self._after = _NIL
+            for account_id in self._unseen - self._broken.keys():
+                self._tell(account_id, f"it is gone: it stood at seq {self._heads[account_id].seq}")
+
+    async def _follow(self, account_id: UUID, seq: int, digest: bytes, left: int) -> int:
+        """Walk an account's chain on, by `left` transfers at most. Returns how many."""
+        known = head = self._heads.get(account_id, Head())
+        if seq < head.seq:
+            self._tell(account_id, f"seq {head.seq} is gone: its balance stands at seq {seq}, its tail was cut off")
+        elif seq == head.seq and digest != head.digest:
+            self._tell(account_id, f"seq {seq} has another digest than it had: the chain was written anew")
+        while head.seq < seq and head.seq - known.seq < left and account_id not in self._broken:
+            before = head
+            head, broken = await follow(self._connection, account_id, head, min(left, PIECE_TRANSFERS_MAX))
+            if not broken and head == before:
+                broken = f"its balance stands at seq {seq}, its transfers end at seq {head.seq}"
+            if broken:
+                self._tell(account_id, broken)
+        if account_id not in self._broken:
+            self._heads[account_id] = head
+        metrics.AUDITED_TRANSFERS.inc(head.seq - known.seq)
+        return head.seq - known.seq
+
+    def _tell(self, account_id: UUID, detail: str) -> None:
+        self._broken[account_id] = detail
+        metrics.VIOLATIONS.labels(rule=RULE).set(len(self._broken))
+        log.critical("an invariant is broken", rule=RULE, account=str(account_id), detail=detail)
+
+    async def _is_alone(self) -> bool:
+        """Whether this meter is the one that audits: as long as its connection lives."""
+        if self._connection is None or self._connection.is_closed():
+            self._alone = False
+            self._connection = await database.connect(self._url)
+            await database.speak_microseconds(self._connection)
+        if not self._alone:
+            self._alone = await self._connection.fetchval(_TRY_LOCK, _LOCK)
+        return self._alone
+
+    def cut_off(self) -> None:
+        """End the connection at once, and so whatever waits for an answer on it."""
+        if self._connection is not None:
+            self._connection.terminate()
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await self._connection.close(timeout=database.CLOSE_TIMEOUT_S)

@@ -1,0 +1,188 @@
+"""P8: the meter follows the chains while it works, says what is broken, and writes the day's checkpoint elsewhere."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+import structlog
+from prometheus_client import generate_latest
+
+from deploy.embedded import free_port
+from meter import checkpoints
+from meter.audit import QUICK_RULES
+from meter.auditor import Auditor
+from meter.daily_checkpoint import DailyCheckpoint
+from tests.harness.books import until
+from tests.harness.messages import account_of, seen, used
+from tests.harness.metering import Bench, bench, entries
+from tests.harness.servers import Database
+from tests.harness.stack import Program
+from tests.harness.tampering import KEY, PUBLIC_KEY, tamper, write_anew
+
+pytestmark = pytest.mark.integration
+
+CUT_OFF = (
+    "DELETE FROM sundial.transfers WHERE seq = 5; UPDATE sundial.balances b SET seq = 4, digest = t.digest"
+    " FROM sundial.transfers t WHERE t.account_id = b.account_id AND t.seq = 4"
+)
+
+
+@pytest.fixture
+async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
+    """Ana has seqs 1 to 5, Bob 1."""
+    async with bench(database, redis_url) as made:
+        await made.ledger.post(0, entries([seen("ana", 10**6), *(used("ana", 1) for _ in range(4)), seen("bob", 1)]))
+        yield made
+
+
+def gauge() -> str:
+    lines = generate_latest().decode().splitlines()
+    [line] = [line for line in lines if line.startswith('sundial_invariant_violations{rule="digest"}')]
+    return line.split()[1]
+
+
+async def test_p8_the_meter_follows_what_is_recorded(meter: Bench, database: Database) -> None:
+    """Piece by piece it comes to the end of every chain, then on to what is new; a row that is altered before it came
+    there is told once, by account and seq, at critical, and stays on the gauge."""
+    async with aclosing(Auditor(database.meter_url, transfers_max=2)) as auditor:
+        for _ in range(6):
+            await auditor.look()
+        assert (auditor.broken, gauge()) == ({}, "0.0")
+
+        await meter.ledger.post(0, entries([used("ana", 1), used("ana", 1), seen("eva", 1)]))
+        await tamper(database, "UPDATE sundial.transfers SET memo = 'x' WHERE seq = 7")
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(6):
+                await auditor.look()
+        assert [one["log_level"] for one in logs] == ["critical"]
+        assert logs[0]["account"] == str(account_of("ana"))
+        assert logs[0]["detail"].startswith("seq 7 ")
+        assert gauge() == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("", "seq 5 has another digest than it had: the chain was written anew"),
+        (
+            CUT_OFF,
+            "seq 5 is gone: its balance stands at seq 4, its tail was cut off",
+        ),
+        ("UPDATE sundial.balances SET seq = 6 WHERE seq = 5", "stands at seq 6, its transfers end at seq 5"),
+        ("DELETE FROM sundial.balances WHERE seq = 5", "it is gone: it stood at seq 5"),
+    ],
+)
+async def test_p8_the_meter_remembers_where_chains_stood(
+    meter: Bench, database: Database, damage: str, told: str
+) -> None:
+    """What the books do not show by themselves, the meter tells that has seen them before."""
+    async with aclosing(Auditor(database.meter_url)) as auditor:
+        await auditor.look()
+        assert auditor.broken == {}
+        if damage:
+            await tamper(database, damage)
+        else:
+            await tamper(database, "UPDATE sundial.transfers SET memo = 'x' WHERE seq = 2")
+            await write_anew(database, "ana")
+        await auditor.look()
+        await auditor.look()
+        assert list(auditor.broken) == [account_of("ana")]
+        assert told in auditor.broken[account_of("ana")]
+
+
+async def test_p8_one_meter_at_a_time_audits(meter: Bench, database: Database) -> None:
+    """The second waits until the first has ended, also where its connection was cut, and then finds the same."""
+    await tamper(database, "UPDATE sundial.transfers SET memo = 'x' WHERE seq = 2")
+    async with aclosing(Auditor(database.meter_url)) as second:
+        async with aclosing(Auditor(database.meter_url)) as first:
+            await first.look()
+            await second.look()
+            assert len(first.broken) == 1
+            assert second.broken == {}
+            first.cut_off()
+
+        async def found() -> bool:
+            await second.look()
+            return len(second.broken) == 1
+
+        await until(found)
+
+
+async def test_p8_a_checkpoint_each_day(meter: Bench, database: Database, tmp_path: Path) -> None:
+    """Two meters write one; a file that is lost, or whose folder was away, is written again, the same; a row that was
+    forged in the database is told, and does not stand for the day's."""
+    here, away = tmp_path / "here", tmp_path / "away"
+    here.mkdir()
+    one, other = (DailyCheckpoint(meter.pool, KEY, here) for _ in range(2))
+    await asyncio.gather(one.write(), other.write())
+    await one.write()
+    await other.write()
+    [name] = await asyncio.to_thread(lambda: [path.name for path in here.iterdir()])
+    first = checkpoints.load(here / name)
+    said = checkpoints.verify(first, checkpoints.public_key(PUBLIC_KEY))
+    assert {account for account, _, _, _ in said.heads} == {account_of("ana"), account_of("bob")}
+
+    late = DailyCheckpoint(meter.pool, KEY, away)
+    with structlog.testing.capture_logs() as logs:
+        await late.write()
+    assert "not in its folder" in logs[0]["event"]
+    await asyncio.to_thread(away.mkdir)
+    await late.write()
+    assert checkpoints.load(away / name) == first
+
+    await tamper(database, "UPDATE sundial.checkpoints SET statement = statement || ' '")
+    with structlog.testing.capture_logs() as logs:
+        await one.write()
+    assert [(one["log_level"], one["rule"]) for one in logs if "rule" in one] == [("critical", "checkpoint")]
+    assert len(await asyncio.to_thread(lambda: list(here.iterdir()))) == 2
+
+
+async def test_p8_the_meters_process_says_it(meter: Bench, database: Database, redis_url: str, tmp_path: Path) -> None:
+    """From its start the meter exports 0 for each rule that it looks at; it writes the day's checkpoint; and it tells a
+    row that is altered beside it."""
+    port = free_port()
+    program = Program(
+        "meter",
+        {
+            "SUNDIAL_DATABASE_URL": database.meter_url,
+            "SUNDIAL_REDIS_URL": redis_url,
+            "SUNDIAL_METER_METRICS_PORT": str(port),
+            "SUNDIAL_LOG": "json",
+            "SUNDIAL_CHECKPOINT_KEY": KEY,
+            "SUNDIAL_CHECKPOINT_DIR": str(tmp_path),
+        },
+        port,
+        tmp_path / "meter.log",
+    )
+
+    async def violations() -> dict[str, str]:
+        async with aiohttp.ClientSession() as client, client.get(program.url("/metrics")) as answer:
+            lines = (await answer.text()).splitlines()
+        prefix = "sundial_invariant_violations{"
+        return {line.split('"')[1]: line.split()[-1] for line in lines if line.startswith(prefix)}
+
+    async def told() -> bool:
+        return (await violations())["digest"] == "1.0"
+
+    async def written() -> bool:
+        return bool(await asyncio.to_thread(lambda: list(tmp_path.glob("checkpoint-*.json"))))
+
+    await program.start()
+    try:
+        assert await violations() == dict.fromkeys((*QUICK_RULES, "digest", "checkpoint"), "0.0")
+        await until(written)
+        owner: Any = await asyncpg.connect(database.url)
+        await until(lambda: owner.fetchval("SELECT count(*) = 1 FROM sundial.checkpoints"))
+        await owner.close()
+        await tamper(database, "UPDATE sundial.balances SET digest = sha256('x') WHERE seq = 5")
+        await until(told)
+        log = await asyncio.to_thread((tmp_path / "meter.log").read_text)
+        assert '"level":"critical"' in log.replace(" ", "")
+        assert str(account_of("ana")) in log
+    finally:
+        assert await program.stop() == 0
