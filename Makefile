@@ -10,10 +10,10 @@ export PYTHONDONTWRITEBYTECODE :=
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test fault swarm bench lint unit fix precision map lock clean distclean
+.PHONY: help install up test fault swarm bench bench-meter lint unit fix precision map lock clean distclean
 
 help: ## Print this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Make .venv and .venv-litellm from the lock files (instant where nothing changed)
 	@$(PYTHON) deploy/install.py
@@ -48,6 +48,9 @@ precision: install ## Measure the counting and pricing on the recorded calls, as
 bench: install ## Measure the gateway beside nginx, Go's proxy and more; BENCH="--write" stores it (Debian: nginx-light, golang-go, gcc)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+bench-meter: install ## Measure what an event costs the meter and Postgres (BENCH="--accounts 1000")
+	@$(BIN)/python -m tests.bench.meter $(BENCH)
 
 map: install ## Write the tables of files and limits in ARCHITECTURE.md anew
 	@$(BIN)/python -m tests.harness.map

@@ -21,10 +21,9 @@ from tests.bench.scenarios import SCENARIOS, Scenario
 @click.option("--rounds", default=7, show_default=True, help="Rounds of each scenario on each candidate.")
 @click.option("--only", default="", help="Scenarios, by name, separated by commas. Default: all.")
 @click.option("--peers", default="", help="Also measure: litellm, portkey (installed from their registries).")
-@click.option("--workers", default="1,2", show_default=True, help="Sundial with so many workers.")
 @click.option("--seed", default=1, show_default=True, help="Of the order in which the rounds are made.")
 @click.option("--write", is_flag=True, help="Store the result in docs/performance.md, .json and .png.")
-def main(rounds: int, only: str, peers: str, workers: str, seed: int, write: bool) -> None:
+def main(rounds: int, only: str, peers: str, seed: int, write: bool) -> None:
     """Measure the gateway beside its peers in one run, interleaved; every answer is checked."""
     chosen = [each for each in SCENARIOS if not only or each.name in only.split(",")]
     with tempfile.TemporaryDirectory(prefix="sundial-bench-") as folder:
@@ -36,7 +35,7 @@ def main(rounds: int, only: str, peers: str, workers: str, seed: int, write: boo
                 port = int(upstream.stdout.readline())
                 candidates: list[Candidate] = [Direct(home / "direct", port), Nginx(home / "nginx", port)]
                 candidates.append(GoProxy(home / "go", port, build.go_proxy(home)))
-                candidates += [Sundial(home / f"sundial-{n}", port, int(n)) for n in workers.split(",")]
+                candidates.append(Sundial(home / "sundial", port))
                 more = {"litellm": LiteLLM, "portkey": Portkey}
                 candidates += [more[name](home / name, port) for name in peers.split(",") if name]
                 result = measure(client, candidates, chosen, home, rounds, seed)

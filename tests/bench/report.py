@@ -157,12 +157,7 @@ def _bars(result: Result) -> str:
         taken = max(result.memory_kb["Sundial"].values())
         verdict = "met" if taken <= MEMORY_KB_MAX else "**missed**"
         rows.append(["Memory per open stream, kB", f"{MEMORY_KB_MAX:.0f}", f"{taken:.1f}", verdict])
-    one, two = (result.rounds.get("call-64", {}).get(name, []) for name in ("Sundial", "Sundial, 2 workers"))
-    if faster := [a.seconds / b.seconds for a, b in zip(one, two, strict=False)]:
-        rows.append(
-            ["Calls/s of 2 workers over 1, 64 parallel (cores allowing)", "≥ 1.8", _spread(faster, 3), "see below"]
-        )
-    return _table(["bar", "at most", "measured", ""], rows)
+    return table(["bar", "at most", "measured", ""], rows)
 
 
 def _costs(result: Result) -> str:
@@ -176,7 +171,7 @@ def _costs(result: Result) -> str:
             times = f" = {statistics.median(costs) / base:.2f} ×" if costs and base and name != _NGINX else ""
             row.append(_spread(costs, 3) + times)
         rows.append(row)
-    return _table(["scenario", *names], rows)
+    return table(["scenario", *names], rows)
 
 
 def _latencies(result: Result) -> str:
@@ -193,16 +188,16 @@ def _latencies(result: Result) -> str:
                     *(_spread([value(r) for r in found.get(name, [])], 3) for name in names),
                 ]
             )
-    return _table(["", *names], rows)
+    return table(["", *names], rows)
 
 
 def _chain(result: Result) -> str:
     rows = []
     for scenario, found in result.rounds.items():
-        for name in [name for name in found if name.startswith("Sundial")]:
-            parts = [_spread([made.cpu_us[part] for made in found[name]], 3) for part in ("redis", "meter", "postgres")]
-            rows.append([f"{_TITLES[scenario]} (per {_UNITS[scenario]})", name, *parts])
-    return _table(["scenario", "", "Redis", "meter", "Postgres"], rows)
+        made = found.get("Sundial", [])
+        parts = [_spread([each.cpu_us[part] for each in made], 3) for part in ("redis", "meter", "postgres")]
+        rows.append([f"{_TITLES[scenario]} (per {_UNITS[scenario]})", *parts])
+    return table(["scenario", "Redis", "meter", "Postgres"], rows)
 
 
 def _memory(result: Result) -> str:
@@ -211,7 +206,7 @@ def _memory(result: Result) -> str:
         [scenario.title, *(f"{result.memory_kb[name][scenario.name]:.1f}" for name in names)]
         for scenario in MEMORY_SCENARIOS
     ]
-    return _table(["", *names], rows)
+    return table(["", *names], rows)
 
 
 def _names(result: Result) -> list[str]:
@@ -238,7 +233,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}g}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(_lines(head, rows))
 
 
