@@ -32,6 +32,7 @@ LATELY_S: Final = STOOD_AT_S - RESTART_LOSS_S_MAX
         (RESTARTED, FIRST, LATELY_S),
         ("run1/old", epochs.following("run1/old", "run2"), LATELY_S),
     ],
+    ids=("same", "missing", "never any", "first", "forgotten", "restarted", "older copy", "of an earlier release"),
 )
 def test_the_epoch_tells_what_is_lost(told: str, present: str, since_s: float | None) -> None:
     """The same: nothing. Missing: not yet known. Another origin, or none known: everything. Else: what is of late."""
