@@ -80,7 +80,7 @@ def measure(
         measured_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}",
-        rounds=found,
+        rounds={scenario.name: found[scenario.name] for scenario in scenarios},
         memory_kb=memory,
     )
 
