@@ -1,7 +1,9 @@
 """Servers for the tests that need them; nothing is started for those that do not."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
+import asyncpg
 import pytest
 import redis
 
@@ -25,6 +27,14 @@ def database(servers: Servers) -> Iterator[Database]:
     created = servers.create_database()
     yield created
     servers.drop_database(created)
+
+
+@pytest.fixture
+async def owner(database: Database) -> AsyncIterator[Any]:
+    """A connection to the test's database as its owner."""
+    connection = await asyncpg.connect(database.url)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

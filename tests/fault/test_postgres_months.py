@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-import asyncpg
 import pytest
 
 from meter import metrics
@@ -35,13 +34,6 @@ YEAR_2099_MS = 4_071_000_000_000
 async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
     async with bench(database, redis_url) as made:
         yield made
-
-
-@pytest.fixture
-async def owner(database: Database) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(database.url)
-    yield connection
-    await connection.close()
 
 
 async def test_p6_a_missing_month(meter: Bench, database: Database, redis_url: str, owner: Any) -> None:

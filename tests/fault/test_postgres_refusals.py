@@ -9,7 +9,6 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import asyncpg
 import pytest
 
 from meter import database as connections
@@ -31,13 +30,6 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
     async with bench(database, redis_url) as made:
         await made.say(*(seen(user, 10**9) for user in USERS))
         yield made
-
-
-@pytest.fixture
-async def owner(database: Database) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(database.url)
-    yield connection
-    await connection.close()
 
 
 async def booked(owner: Any, events: int) -> None:

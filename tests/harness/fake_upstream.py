@@ -6,29 +6,20 @@ What a call gets is decided by `script(request) -> Play`; the default answers wi
 
 import asyncio
 import contextlib
-import itertools
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import tiktoken
-
 from tests.harness.fake_families import REPLIES, Asked, Reply, form_of
+from tests.harness.fake_text import FakeText
 from tests.harness.fake_wire import answer_json, answer_raw, chunk, first, read_body
 
 DEFAULT_TOKENS: Final = 12
 ARRIVAL_S_MAX: Final = 15.0
-_WORDS: Final = (
-    " o relógio de sol mede a hora sem tocar a luz e cada sombra diz quanto do dia já passou assim também se conta"
-    " cada palavra que o modelo escreve devagar uma depois da outra até que a resposta esteja inteira"
-)
-
 Ending = Literal["done", "reset", "silent", "no_done", "error_event", "incomplete", "failed"]
 
 
@@ -86,9 +77,7 @@ class FakeUpstream:
     """Listens on 127.0.0.1; `url` is the base URL to hand to a gateway."""
 
     def __init__(self) -> None:
-        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(_vocabularies()))
-        self._encoding = tiktoken.get_encoding("o200k_base")
-        self._pieces = [self._encoding.decode([token]) for token in self._encoding.encode(_WORDS)]
+        self._text = FakeText()
         self.script: Callable[[dict[str, Any]], Play] = lambda _: Play()
         self.served: list[Served] = []
         self.surprises: list[str] = []
@@ -160,7 +149,7 @@ class FakeUpstream:
             event_id=UUID(headers["x-litellm-call-id"]),
             model=str(request.get("model")),
             stream=request.get("stream") in (True, "true") or request.get("stream_format") == "sse",
-            prompt_tokens=self._count_plain(target, request),
+            prompt_tokens=self._text.count(target, request),
             request=request,
             headers=headers,
             target=target,
@@ -169,7 +158,7 @@ class FakeUpstream:
         async with self._arrivals:
             self.served.append(served)
             self._arrivals.notify_all()
-        pieces = [self._piece(k) for k in range(play.tokens)]
+        pieces = [self._text.piece(k) for k in range(play.tokens)]
         reply = REPLIES[method, target.partition("?")[0]](
             Asked(
                 request=request,
@@ -240,14 +229,6 @@ class FakeUpstream:
         served.ended = "complete"
         return True
 
-    def _count_plain(self, target: str, request: dict[str, Any]) -> int:
-        """Tokens of the texts of a request, and of what stands around them where OpenAI counts that too."""
-        if isinstance(request.get("messages"), list):
-            return self._count(request["messages"])
-        texts = [request[name] for name in ("input", "prompt") if isinstance(request.get(name), str)]
-        around = 7 if target == "/v1/responses" else 0
-        return around + sum(len(self._encoding.encode(text)) for text in texts)
-
     async def _chat(
         self,
         reader: asyncio.StreamReader,
@@ -260,7 +241,7 @@ class FakeUpstream:
             event_id=UUID(headers["x-litellm-call-id"]),
             model=request["model"],
             stream=bool(request.get("stream")),
-            prompt_tokens=self._count(request["messages"]),
+            prompt_tokens=self._text.count_messages(request["messages"]),
             request=request,
             headers=headers,
             target="/v1/chat/completions",
@@ -282,7 +263,7 @@ class FakeUpstream:
             elif served.stream:
                 return await self._stream(writer, gone, play, served)
             else:
-                served.text, served.sent_tokens = self._text(play.tokens), play.tokens
+                served.text, served.sent_tokens = "".join(self._text.piece(k) for k in range(play.tokens)), play.tokens
                 await answer_json(writer, 200, self._whole(play, served), play.headers)
                 served.ended = "complete"
         finally:
@@ -313,7 +294,7 @@ class FakeUpstream:
                 served.ended = "gone"
                 return False
             count = min(play.tokens_per_event, play.tokens - start)
-            text = "".join(self._piece(start + k) for k in range(count))
+            text = "".join(self._text.piece(start + k) for k in range(count))
             chunk(writer, self._event(served, {"content": text}, None, **usage_null))
             served.sent_tokens += count
             served.text += text
@@ -381,24 +362,3 @@ class FakeUpstream:
             **more,
         }
         return b"data: " + json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
-
-    def _count(self, messages: list[dict[str, Any]]) -> int:
-        """OpenAI's rule for plain text: three per message, role and content, three to prime the answer."""
-        values = itertools.chain.from_iterable((m["role"], m["content"]) for m in messages)
-        return 3 + 3 * len(messages) + sum(len(self._encoding.encode(value)) for value in values)
-
-    def _piece(self, index: int) -> str:
-        return self._pieces[index % len(self._pieces)]
-
-    def _text(self, tokens: int) -> str:
-        return "".join(self._piece(k) for k in range(tokens))
-
-
-def _vocabularies() -> Path:
-    """Where the litellm package keeps the tokenizers' files."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("litellm")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "litellm_core_utils" / "tokenizers"

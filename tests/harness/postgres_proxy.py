@@ -12,11 +12,13 @@ decides what becomes of each:
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
+
+from tests.harness.loopback import LoopbackServer
 
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
@@ -68,47 +70,26 @@ class _Session:
         return turn
 
 
-class PostgresProxy:
+class PostgresProxy(LoopbackServer):
     """Forwards to `target_port`; `decide` holds for the turns that come next."""
 
     def __init__(self, target_port: int) -> None:
+        super().__init__()
         self.target_port = target_port
-        self.port = 0
         self.decide: Callable[[Turn], Fate] = lambda _: Fate.PASS
         self.delay_s = 0.0
         """Every turn of a client waits so long before it goes on."""
         self.cuts = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator["PostgresProxy"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for writer in list(self._writers):
-                writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
-            writer.transport.abort()
-            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         swallow = asyncio.Event()
         answers = asyncio.ensure_future(self._answers(far_reader, writer, swallow))
         try:
             await self._begin(reader, writer, far_writer)
             await self._turns(reader, far_writer, swallow, answers)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # one side has gone, or the test is over
         finally:
             answers.cancel()
-            self._writers.discard(writer)
-            writer.transport.abort()
             far_writer.transport.abort()
 
     async def _begin(

@@ -5,6 +5,9 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+from tests.harness.loopback import LoopbackServer
 
 PATIENCE_S = 10.0
 
@@ -57,50 +60,33 @@ class Peer:
 Script = Callable[[Peer], Awaitable[None]]
 
 
-class ScriptedServer:
+class ScriptedServer(LoopbackServer):
     """`scripts` are used up one by one; the last one serves all further connections."""
 
     def __init__(self, *scripts: Script, patience_s: float = PATIENCE_S) -> None:
+        super().__init__()
         self._patience_s = patience_s
         self._scripts = list(scripts)
-        self.port = 0
-        self.connections = 0
         self.failures: list[BaseException] = []
         """What went wrong within scripts: a test that ends with some has seen a surprise."""
-        self._running: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator["ScriptedServer"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
+    async def listening(self) -> AsyncIterator[Self]:
+        """As every server; AssertionError afterwards where there are `failures`."""
+        async with super().listening():
             yield self
-        finally:
-            server.close()
-            for task in list(self._running):
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
         assert not self.failures, self.failures
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
-        script = self._scripts[min(self.connections, len(self._scripts) - 1)]
-        self.connections += 1
+        script = self._scripts[min(self.connections, len(self._scripts)) - 1]
         peer = Peer(reader, writer)
         try:
             async with asyncio.timeout(self._patience_s):
                 await script(peer)
                 await peer.gone()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client left, or the test is over
         except (TimeoutError, AssertionError) as error:
             self.failures.append(error)
-        finally:
-            self._running.discard(task)
-            writer.transport.abort()

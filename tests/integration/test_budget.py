@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import redis
 
 from gateway import budget as budget_module
 from gateway import redis_link
@@ -16,10 +15,13 @@ from gateway.redis_link import RedisLink
 from shared import events
 from shared.events import AccountSeen, UsageEvent
 from tests.harness.calls import BOUNDS, call, draft, rates, refused
+from tests.harness.hold_fixtures import ana
 from tests.harness.hold_scripts import HoldScripts
 from tests.harness.proxy import Proxy
 from tests.harness.redis_versions import RedisProgram, programs, running
 from tests.harness.waiting import until
+
+__all__ = ["ana"]
 
 pytestmark = pytest.mark.integration
 
@@ -30,17 +32,6 @@ TTL_S = 60
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
     with running(min(programs()), tmp_path_factory.mktemp("redis"), appendonly="no") as started:
         yield started
-
-
-@pytest.fixture
-def ana(server: RedisProgram) -> Iterator[HoldScripts]:
-    """The account, 1,000 mc, seen past the proxy."""
-    with redis.Redis.from_url(server.url()) as client:
-        client.flushall()
-        account = HoldScripts(client)
-        account.open()
-        account.told(1_000)
-        yield account
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Accounts, keys, plans and orders on real servers, by the command as people run it."""
 
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -12,27 +11,15 @@ from shared.projection import KeyRecord, Plan, decode_catalog, decode_key
 from shared.units import MC_MAX, format_credits
 from sundial.database import connect
 from tests.harness.books import assert_books, until_quiet
-from tests.harness.command import Office, office
+from tests.harness.command import Office
 from tests.harness.messages import DIRECTORY, account_of, seen
+from tests.harness.office_fixtures import busy, idle
 from tests.harness.servers import Database
 from tests.harness.waiting import until
 
+__all__ = ["busy", "idle"]
+
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def idle(database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office where nobody meters."""
-    async with office(database, redis_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def busy(idle: Office, database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office with a meter at work; afterwards the books close."""
-    async with idle.metering():
-        yield idle
-        await assert_books(database.url, redis_url)
 
 
 async def projected(office: Office, user: str) -> dict[str, str]:

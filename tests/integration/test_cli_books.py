@@ -2,51 +2,33 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from shared import ids
 from shared.pricing import RateCard, charge
 from shared.usage import Usage
 from sundial.statement_books import PAGE_ENTRIES
-from tests.harness.books import assert_books, until_quiet
-from tests.harness.command import Office, office
+from tests.harness.books import until_quiet
+from tests.harness.command import Office
 from tests.harness.fake_upstream import FakeUpstream
 from tests.harness.messages import MODEL, account_of, fresh_event_id, seen, used
+from tests.harness.office_fixtures import busy, idle
 from tests.harness.servers import Database, Servers
+
+__all__ = ["busy", "idle"]
 
 pytestmark = pytest.mark.integration
 
 LINES = ("opening", "grants", "purchases", "usage", "adjustments", "expiry", "closing")
 
 
-@pytest.fixture
-async def idle(database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office where nobody meters."""
-    async with office(database, redis_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def busy(idle: Office, database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office with a meter at work; afterwards the books close."""
-    async with idle.metering():
-        yield idle
-        await assert_books(database.url, redis_url)
-
-
 def closes(statement: dict[str, Any]) -> bool:
     opening, grants, purchases, usage, adjustments, expiry, closing = (statement[line] for line in LINES)
     return bool(opening + grants + purchases - usage + adjustments - expiry == closing)
-
-
-async def owner(database: Database) -> Any:
-    return await asyncpg.connect(database.url, server_settings={"search_path": "sundial"})
 
 
 async def test_a_statement_lists_every_token_of_the_month(busy: Office) -> None:
@@ -111,13 +93,13 @@ async def test_a_long_month_is_read_in_pages(busy: Office) -> None:
     assert (few["entries_shown"], few["entries_total"], few["usage"]) == (3, count, count * 2_000)
 
 
-async def insert_history(db: Any, user: str, moves: list[tuple[str, int, datetime]], broken_at: int = 0) -> None:
+async def insert_history(owner: Any, user: str, moves: list[tuple[str, int, datetime]], broken_at: int = 0) -> None:
     """Transfers straight into the books, as no program may; the balance after number `broken_at` is one too much."""
     balance = 0
     for seq, (kind, amount, moment) in enumerate(moves, 1):
         balance += amount
-        await db.execute(
-            "INSERT INTO transfers (account_id, transfer_id, seq, kind, contra, amount_mc, balance_after_mc,"
+        await owner.execute(
+            "INSERT INTO sundial.transfers (account_id, transfer_id, seq, kind, contra, amount_mc, balance_after_mc,"
             " occurred_at, recorded_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
             account_of(user),
             ids.uuid7(int(moment.timestamp() * 1000), seq.to_bytes(10, "big")),
@@ -130,7 +112,7 @@ async def insert_history(db: Any, user: str, moves: list[tuple[str, int, datetim
         )
 
 
-async def test_months_follow_one_another_at_local_midnight(idle: Office, database: Database) -> None:
+async def test_months_follow_one_another_at_local_midnight(idle: Office, owner: Any) -> None:
     """A transfer belongs to the month in which it was recorded in São Paulo; each month opens where the last closed."""
     await idle.ask("account", "create", "maria", "--no-allowance")
     moves = [
@@ -141,11 +123,7 @@ async def test_months_follow_one_another_at_local_midnight(idle: Office, databas
         ("expiry", -30, datetime(2026, 12, 1, 2, 59, tzinfo=UTC)),
         ("move", -5, datetime(2026, 12, 1, 3, tzinfo=UTC)),
     ]
-    db = await owner(database)
-    try:
-        await insert_history(db, "maria", moves)
-    finally:
-        await db.close()
+    await insert_history(owner, "maria", moves)
     months = [
         await idle.ask("statement", "maria", "--month", month) for month in ("2026-09", "2026-10", "2026-11", "2026-12")
     ]
@@ -165,15 +143,11 @@ async def test_months_follow_one_another_at_local_midnight(idle: Office, databas
 
 
 @pytest.mark.parametrize("broken_at", [1, 2, 3])
-async def test_books_that_do_not_close_are_never_shown(idle: Office, database: Database, broken_at: int) -> None:
+async def test_books_that_do_not_close_are_never_shown(idle: Office, owner: Any, broken_at: int) -> None:
     """A balance that is off by one millicredit ends the statement, and the audit, with 1 and the place."""
     await idle.ask("account", "create", "maria", "--no-allowance")
-    db = await owner(database)
     moment = datetime(2026, 10, 5, tzinfo=UTC)
-    try:
-        await insert_history(db, "maria", [("grant", 100, moment)] * 3, broken_at)
-    finally:
-        await db.close()
+    await insert_history(owner, "maria", [("grant", 100, moment)] * 3, broken_at)
     ran = await idle.run("statement", "maria", "--month", "2026-10", "--json")
     assert ran.code == 1
     assert "sundial audit" in ran.err

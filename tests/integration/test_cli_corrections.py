@@ -1,30 +1,23 @@
 """Price corrections and cost differences as people and programs read them."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 
 from shared import ids
 from shared.usage import Usage
-from tests.harness.books import assert_books, until_quiet
-from tests.harness.command import Office, office
+from tests.harness.books import until_quiet
+from tests.harness.command import Office
 from tests.harness.messages import MODEL, seen, used
-from tests.harness.servers import Database
+from tests.harness.office_fixtures import busy, idle
+
+__all__ = ["busy", "idle"]
 
 pytestmark = pytest.mark.integration
 
 USAGE = Usage(input=1_000, output=1_000)
 OURS_NANO = 750_000
 """What USAGE costs of MODEL: 0.15 and 0.60 US dollars per million tokens."""
-
-
-@pytest.fixture
-async def busy(database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office with a meter at work; afterwards the books close."""
-    async with office(database, redis_url) as opened, opened.metering():
-        yield opened
-        await assert_books(database.url, redis_url)
 
 
 async def test_a_correction_stands_on_statement_and_receipt(busy: Office) -> None:

@@ -1,29 +1,22 @@
 """A call that was booked as lost and corrected by its own record, as people and programs read it."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from shared.usage import Usage
 from sundial.database import connect, statements
-from tests.harness.books import assert_books, until_quiet
-from tests.harness.command import Office, office
+from tests.harness.books import until_quiet
+from tests.harness.command import Office
 from tests.harness.messages import account_of, fresh_event_id, seen, used
-from tests.harness.servers import Database
+from tests.harness.office_fixtures import busy, idle
+
+__all__ = ["busy", "idle"]
 
 pytestmark = pytest.mark.integration
 
 NOTED = Usage(input=1_000, output=200)
 TRULY = Usage(input=1_000, output=1_000, cached=500)
-
-
-@pytest.fixture
-async def busy(database: Database, redis_url: str) -> AsyncIterator[Office]:
-    """An office with a meter at work; afterwards the books close."""
-    async with office(database, redis_url) as opened, opened.metering():
-        yield opened
-        await assert_books(database.url, redis_url)
 
 
 async def test_the_truth_stands_on_statement_and_receipt(busy: Office) -> None:

@@ -45,13 +45,6 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
         yield made
 
 
-@pytest.fixture
-async def owner(database: Database) -> AsyncIterator[Any]:
-    connection: Any = await asyncpg.connect(database.url)
-    yield connection
-    await connection.close()
-
-
 def provisional(charge_mc: int, user: str = "ana", tokens: int = 20, **more: Any) -> UsageEvent:
     """A call of a model without a price, whose price will make it `tokens` × 2,000 mc."""
     usage = Usage(input=tokens, output=tokens)

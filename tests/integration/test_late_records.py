@@ -39,13 +39,6 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
         yield made
 
 
-@pytest.fixture
-async def owner(database: Database) -> AsyncIterator[Any]:
-    connection: Any = await asyncpg.connect(database.url)
-    yield connection
-    await connection.close()
-
-
 def lost(tokens: int, event_id: UUID | None = None, user: str = "ana", **more: Any) -> UsageEvent:
     """What had been noted of a call; of one that had not begun to answer, with 0 tokens, nothing."""
     evidence = "checkpoint" if tokens else "none"
