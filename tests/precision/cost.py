@@ -18,10 +18,13 @@ from shared.pricing import EXTRAS, MEASURES, TOKENS_IN, TOKENS_OUT, PricedModel,
 from shared.units import MC_MAX, NANO_PER_USD, quantise_nano
 from shared.usage import Usage
 from tests.precision.exact_cost import exact_nano, exact_usd
+from tests.precision.rows import Row
 
 COST_CARD = RateCard(card="cost", family="cost")
 IMAGES_MAX = 100
 """litellm counts images in a list of so many."""
+DECIMAL = "exact decimals"
+LITELLM = "litellm"
 UNEXPLAINED = "unexplained"
 WRONG_SHOWN = 10
 FLOAT_TERMS = 16
@@ -31,8 +34,11 @@ _EDGES = (0, 0, 0, 1, 1, 2, 999, 1_000, 2**31 - 1, 2**31, 2**40)
 
 
 def measure(calls: int, seed: int = 1) -> dict[str, Any]:
-    """Price `calls` random usages, going round all priced models. Counts of models, calls, those equal to the exact
-    decimals, those compared with litellm, those equal to it, and the differences by reason."""
+    """Price `calls` random usages, going round all priced models.
+
+    Returns `rows` by the models' mode, in nano-USD, against the exact decimals and against litellm where it has
+    arithmetic for the case; counts of `models` and `unpriceable` ones; `differences` from litellm by reason; `wrong`.
+    """
     entries = read_map(bundled_map())
     floats = json.loads(bundled_map().read_text(encoding="utf-8"))
     compiled = compile_map(entries)
@@ -40,7 +46,7 @@ def measure(calls: int, seed: int = 1) -> dict[str, Any]:
     dice = random.Random(seed)
     names = list(compiled.models)
     dice.shuffle(names)
-    tally: Counter[str] = Counter()
+    rows: dict[tuple[str, str], Row] = {}
     reasons: Counter[str] = Counter()
     wrong: list[str] = []
     for number in range(calls):
@@ -52,32 +58,26 @@ def measure(calls: int, seed: int = 1) -> dict[str, Any]:
         usage = random_usage(dice, model)
         charged = charge(usage, model, COST_CARD, tier)
         exact = exact_nano(name, entries[name], usage, tier)
-        tally["calls"] += 1
-        if charged.cost_nano == min(exact, MC_MAX) and charged.charge_mc == charged.cost_nano:
-            tally["exact"] += 1
-        elif len(wrong) < WRONG_SHOWN:
+        right = charged.charge_mc == charged.cost_nano
+        rows.setdefault((model.mode, DECIMAL), Row()).add(charged.cost_nano, min(exact, MC_MAX), exact=right)
+        if not right or charged.cost_nano != min(exact, MC_MAX):
             wrong.append(f"{name} {tier!r} {usage}: {charged.cost_nano} is not {exact}")
         theirs = oracle.usd(name, floats[name], usage, tier)
         if theirs is None:
             reasons["litellm has no arithmetic for it"] += 1
             continue
-        tally["compared"] += 1
-        if quantise_nano(theirs) == exact:
-            tally["litellm"] += 1
-        else:
+        rows.setdefault((model.mode, LITELLM), Row()).add(exact, quantise_nano(theirs))
+        if quantise_nano(theirs) != exact:
             reason = _reason(theirs, exact_usd(name, entries[name], usage, tier), model, usage, tier)
             reasons[reason] += 1
-            if reason == UNEXPLAINED and len(wrong) < WRONG_SHOWN:
+            if reason == UNEXPLAINED:
                 wrong.append(f"{name} {tier!r} {usage}: litellm has {theirs!r}")
     return {
         "models": len(names),
         "unpriceable": len(compiled.unpriceable),
-        "calls": tally["calls"],
-        "equal_to_decimal": tally["exact"],
-        "compared_with_litellm": tally["compared"],
-        "equal_to_litellm": tally["litellm"],
+        "rows": [row.shown(mode, truth, "nano_usd") for (mode, truth), row in sorted(rows.items())],
         "differences": dict(reasons.most_common()),
-        "wrong": wrong,
+        "wrong": wrong[:WRONG_SHOWN],
     }
 
 

@@ -1,12 +1,11 @@
 """How exactly usage is read from recorded answers: every recorded call that carries usage, through the product's code.
 
 The expectations below are written per host, from what each provider documents, and share nothing with the rules that
-they check. Run: `python -m tests.precision.extraction ../shared/data/recorded_calls.jsonl`.
+they check.
 """
 
 import json
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,8 @@ from typing import Any, Final
 from gateway.answer import read_answer
 from gateway.sse import SseTap
 from shared.usage_rules import normalise
+from tests.precision.recorded import DEMANDS, demand_of
+from tests.precision.rows import Row
 
 CUTS: Final = 12
 """Places at which each stream is cut, besides whole and in pieces of 1 and 7 bytes."""
@@ -26,25 +27,27 @@ Counts = tuple[int, int, int, int]
 def measure(path: Path) -> dict[str, Any]:
     """Reads the recorded calls at `path`.
 
-    Returns `rows`: one per family, host and kind with `calls` and `exact`; their sums; and `wrong`: for each call that
-    is not exact, its line number, what was expected and what came out. A stream is exact when it is at every cut.
+    Returns their number, `calls` and `exact`; `rows` by family and kind of request, streams apart; and `wrong`: for
+    each call that is not exact, its line number, what was expected and what came out. A stream is exact when all of
+    its counts are at every cut; else its worst cut counts.
     """
-    table: dict[tuple[str, str, str], list[int]] = {}
+    table: dict[tuple[str, int, bool], Row] = {}
     wrong: list[dict[str, Any]] = []
     for line, call in enumerate(recorded(path)):
         expected = expectation(call)
         if expected is None:
             continue
-        got = _plain(call) if call["chunks"] is None else _streamed(call, random.Random(line))
-        exact = got == {expected}
-        row = table.setdefault((family_of(call), call["host"], kind_of(call)), [0, 0])
-        row[0] += 1
-        row[1] += exact
-        if not exact:
+        streamed = call["chunks"] is not None
+        got = _streamed(call, random.Random(line)) if streamed else _plain(call)
+        key = family_of(call), DEMANDS.index(demand_of(call["request"])), streamed
+        true = _tokens(expected)
+        worst = max(map(_tokens, got), key=lambda tokens: abs(tokens - true))
+        table.setdefault(key, Row()).add(worst, true, exact=got == {expected})
+        if got != {expected}:
             wrong.append({"line": line + 1, "host": call["host"], "expected": expected, "got": sorted(got)})
     rows = [
-        {"family": family, "host": host, "kind": kind, "calls": calls, "exact": exact}
-        for (family, host, kind), (calls, exact) in sorted(table.items())
+        row.shown(family, DEMANDS[demand] + (", streamed" if streamed else ""))
+        for (family, demand, streamed), row in sorted(table.items(), key=lambda item: item[0])
     ]
     return {
         "calls": sum(row["calls"] for row in rows),
@@ -52,6 +55,11 @@ def measure(path: Path) -> dict[str, Any]:
         "rows": rows,
         "wrong": wrong,
     }
+
+
+def _tokens(counts: Counts) -> int:
+    tokens_in, tokens_out, _, _ = counts
+    return tokens_in + tokens_out
 
 
 def recorded(path: Path) -> Iterator[dict[str, Any]]:
@@ -71,10 +79,6 @@ def family_of(call: dict[str, Any]) -> str:
         if path.endswith(ending):
             return family
     return "other"
-
-
-def kind_of(call: dict[str, Any]) -> str:
-    return "plain" if call["chunks"] is None else "stream"
 
 
 def provider_of(host: str) -> str:
@@ -157,12 +161,3 @@ def _streamed(call: dict[str, Any], chance: random.Random) -> set[Counts]:
             tap.finish()
             results.add(_counts(tap.usage_raw, call))
     return results
-
-
-if __name__ == "__main__":
-    result = measure(Path(sys.argv[1]))
-    for row in result["rows"]:
-        print(f"{row['family']:12}{row['kind']:8}{row['host']:48}{row['calls']:6}{row['exact']:6}")  # noqa: T201
-    print(f"{result['exact']} of {result['calls']} exact")  # noqa: T201
-    for call in result["wrong"]:
-        print(call)  # noqa: T201

@@ -17,6 +17,9 @@ OWN = Path(__file__).with_name("own_calls.jsonl")
 """Calls of our own writing in the same shape. Their usage is what the rules counted when they matched the recorded
 calls: it proves nothing about a provider, and shows when a rule changes unawares."""
 
+DEMANDS = ("plain text", "tools", "tool history", "JSON schema", "images")
+"""Kinds of requests, in the order of the tables."""
+
 DELTA_CHARACTERS = 7
 """Characters of one event, where an answer that came whole is cut into events."""
 
@@ -79,6 +82,22 @@ def _call(number: int, record: Mapping[str, Any]) -> Call | None:
     tokens_out = usage.get("completion_tokens", usage.get("output_tokens")) or 0
     thought = details.get("reasoning_tokens") or 0
     return Call(number, family, model, request, events, body, tokens_in, tokens_out, thought, record["source_repo"])
+
+
+def demand_of(request: Mapping[str, Any]) -> str:
+    """The most demanding thing in a request, one of DEMANDS."""
+    said = json.dumps([request.get("messages"), request.get("input"), request.get("system")])
+    if '"image_url"' in said or '"input_image"' in said or '"type": "image"' in said:
+        return "images"
+    schema = request.get("response_format") or (request.get("text") or {}).get("format") or request.get("output_format")
+    if isinstance(schema, Mapping) and schema.get("type") == "json_schema":
+        return "JSON schema"
+    history = ('"tool_calls": [', '"function_call"', '"tool_use"', '"tool_result"')
+    if any(mark in said for mark in history):
+        return "tool history"
+    if request.get("tools") or request.get("functions"):
+        return "tools"
+    return "plain text"
 
 
 def stream(events: Iterable[Mapping[str, Any]]) -> bytes:

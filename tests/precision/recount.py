@@ -20,13 +20,25 @@ from gateway.recount.prompt import count_prompt
 from gateway.recount.tally import Recount
 from gateway.recount.vocabulary import bare_name, encoding_for
 from tests.precision import held_out
-from tests.precision.recorded import DATA, Call, ended_at, events_of, produced, read, stream, thought_ends
+from tests.precision.recorded import (
+    DATA,
+    DEMANDS,
+    Call,
+    demand_of,
+    ended_at,
+    events_of,
+    produced,
+    read,
+    stream,
+    thought_ends,
+)
+from tests.precision.rows import Row
 
 BEYOND = frozenset({"remote_image", "pdf", "file", "audio", "hidden_history", "hosted_tool"})
 """Flags of prompts that nobody but the provider can count."""
 
 COUNTABLE = "all countable"
-KINDS = ("plain text", "tools", "tool history", "JSON schema", "images", COUNTABLE, "beyond counting")
+KINDS = (*DEMANDS, COUNTABLE, "beyond counting")
 """Kinds of prompts in the order of the table; the last cannot be counted by anybody but the provider."""
 
 UNHEARD = "any call, without Anthropic's first event"
@@ -34,35 +46,6 @@ UNSEEN = "any call, the truth with hidden thought"
 ABORTED_SHARE = 0.02
 DRAWS = 500
 CUTS_EACH = 5
-
-
-class Row:
-    """One line of the table: how near the counts of one kind of calls came."""
-
-    def __init__(self) -> None:
-        self.calls = self.exact = self.near = self.counted = self.error = self.absolute = 0
-
-    def add(self, recounted: int, counted: int) -> None:
-        error = recounted - counted
-        self.calls += 1
-        self.exact += error == 0
-        self.near += abs(error) * 100 <= counted
-        self.counted += counted
-        self.error += error
-        self.absolute += abs(error)
-
-    def shown(self, family: str, kind: str) -> dict[str, Any]:
-        whole = max(1, self.counted)
-        return {
-            "family": family,
-            "kind": kind,
-            "calls": self.calls,
-            "exact": self.exact,
-            "within_1_percent": self.near,
-            "tokens": self.counted,
-            "total_error_percent": 100 * self.error / whole,
-            "absolute_error_percent": 100 * self.absolute / whole,
-        }
 
 
 def measure(path: Path = DATA, seed: int = 1) -> dict[str, Any]:
@@ -90,22 +73,8 @@ def measure(path: Path = DATA, seed: int = 1) -> dict[str, Any]:
 
 
 def kind_of(call: Call, recount: Recount) -> str:
-    """The most demanding thing in a prompt."""
-    request = call.request
-    said = json.dumps([request.get("messages"), request.get("input"), request.get("system")])
-    if BEYOND & set(recount.flags):
-        return KINDS[-1]
-    if '"image_url"' in said or '"input_image"' in said or '"type": "image"' in said:
-        return "images"
-    schema = request.get("response_format") or (request.get("text") or {}).get("format") or request.get("output_format")
-    if isinstance(schema, Mapping) and schema.get("type") == "json_schema":
-        return "JSON schema"
-    history = ('"tool_calls": [', '"function_call"', '"tool_use"', '"tool_result"')
-    if any(mark in said for mark in history):
-        return "tool history"
-    if request.get("tools") or request.get("functions"):
-        return "tools"
-    return "plain text"
+    """The most demanding thing in a prompt; what nobody but the provider can count stands for itself."""
+    return KINDS[-1] if BEYOND & set(recount.flags) else demand_of(call.request)
 
 
 def group_of(call: Call) -> str:

@@ -1,16 +1,13 @@
 """The bar, on recorded calls where they lie beside the repository, else on calls of our own writing."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.precision.__main__ import recounted
 from tests.precision.recorded import DATA, OWN
 from tests.precision.recount import UNHEARD, measure
-
-PAGE = Path(__file__).parents[2] / "docs" / "precision.md"
+from tests.precision.tables import PAGE, recounted
 
 Measured = dict[str, Any]
 
