@@ -25,6 +25,7 @@ from gateway.guesses import GUESSES_MAX, networks, source
 from gateway.heads import Runner
 from gateway.journal import Journal
 from gateway.models import ModelList, model, models
+from gateway.overload import Overload, raise_files_max
 from gateway.provisional import provisional_model
 from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
@@ -52,6 +53,7 @@ log = structlog.get_logger()
 def run(settings: GatewaySettings) -> int:
     """Run until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. Returns the exit code."""
     logs.configure(settings.log, settings.log_level, "gateway")
+    raise_files_max()
     uvloop.run(_run(settings))
     return 0
 
@@ -70,6 +72,7 @@ async def _run(settings: GatewaySettings) -> None:
             application(gate),
             settings.head_timeout_s,
             settings.language,
+            gate.overload,
             handle_signals=False,
             handler_cancellation=True,
             access_log=None,
@@ -139,6 +142,7 @@ async def opened(settings: GatewaySettings) -> Any:
         spawn=spawn,
         forwarded=listed,
         trusted_proxies=trusted,
+        overload=Overload(settings.memory_bytes_max),
     )
     # A vocabulary's first load holds the interpreter for a moment: better before the port is open.
     for name in VOCABULARIES:
@@ -152,6 +156,7 @@ async def opened(settings: GatewaySettings) -> Any:
         asyncio.create_task(lasting("holds", budget.keep_alive)),
         asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
         asyncio.create_task(lasting("epochs", retelling.keep)),
+        asyncio.create_task(lasting("overload", lambda: gate.overload.keep(lambda: len(budget.running)))),
     ]
     try:
         yield gate

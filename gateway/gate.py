@@ -16,6 +16,7 @@ from gateway.budget import Budget
 from gateway.families import Family
 from gateway.guesses import Guesses, Network
 from gateway.journal import Journal
+from gateway.overload import Overload
 from gateway.redis_link import RedisLink
 from gateway.shadow import Shadow
 from gateway.upstream import Upstream
@@ -56,6 +57,7 @@ class Gate:
     """Wrong keys, by where they come from."""
     requests: "dict[asyncio.Task[Any], RequestHandler | None]" = field(default_factory=dict)
     """What is being answered, and on which connection; of calls that go on when their client has left, None."""
+    overload: Overload = field(default_factory=Overload)
     draining: bool = False
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""
@@ -83,7 +85,7 @@ class Gate:
     @property
     def keep_alive(self) -> bool:
         """Whether a client's connection is for more than one answer."""
-        return not self.draining
+        return not (self.draining or self.overload.easing)
 
     @property
     def unready(self) -> str:
@@ -99,7 +101,7 @@ class Gate:
             return "Redis is away"
         if self.journal.failing:
             return "the journal cannot be written"
-        return ""
+        return self.overload.full(len(self.budget.running))
 
 
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)

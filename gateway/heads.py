@@ -1,4 +1,7 @@
-"""The head of a request has a time limit: who begins one must finish it, or is answered 408 and cut off.
+"""Connections of clients: how many there may be, and how long the head of a request may take.
+
+Who begins a head must finish it, or is answered 408 and cut off. Who comes beyond the number of connections that this
+process can serve is answered 503 (`overload.py`).
 
 aiohttp bounds how long a connection may be without a request, and ends it without a word. Here the clock starts with
 the first byte of a head, the connection's first or a later one, and ends with its last. A head that comes at once, as
@@ -6,29 +9,63 @@ they do, never starts it.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway import metrics, refusals
+from gateway.overload import Entry, Overload
 from gateway.refusals import Refusal
 
+ASIDE_S_MAX: Final = 1.0
+"""Seconds that a connection which is not served has to ask for something, so that it can be told."""
+
 log = structlog.get_logger()
+
+
+class Bounds(NamedTuple):
+    """What holds for every connection."""
+
+    head_s: float
+    """Seconds from a head's first byte to its last."""
+    late: bytes
+    """The answer to one that took longer."""
+    unserved: bytes
+    """The answer to a connection too many."""
+    overload: Overload
 
 
 class Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("_head_s", "_head_timer", "_late")
+    __slots__ = ("_aside", "_bounds", "_head_timer")
 
-    def __init__(self, manager: web.Server, head_s: float, late: bytes, **options: Any) -> None:
-        """`head_s`: seconds from a head's first byte to its last. `late`: the answer to one that took longer."""
+    def __init__(self, manager: web.Server, bounds: Bounds, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._head_s = head_s
-        self._late = late
+        self._bounds = bounds
         self._head_timer: asyncio.TimerHandle | None = None
+        self._aside = False
+        """It is one too many: told so, not served."""
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """The loop's time since which nothing of a request has come; None while one is there."""
+        waiting = self._waiter is not None and not self._waiter.done() and self._head_timer is None
+        return self._next_keepalive_close_time - self._keepalive_timeout if waiting else None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        entry = self._bounds.overload.enter(self)
+        if entry is Entry.IN:
+            return
+        metrics.REFUSALS.labels("overloaded").inc()
+        if entry is Entry.CUT:
+            self.force_close()
+        else:
+            self._aside = True
+            self._head_timer = self._loop.call_later(ASIDE_S_MAX, self.force_close)
 
     @property
     def _receiving(self) -> bool:
@@ -39,6 +76,11 @@ class Connection(RequestHandler):
         )
 
     def data_received(self, data: bytes) -> None:
+        if self._aside:
+            if self.transport is not None:
+                self.transport.write(self._bounds.unserved)
+                self.force_close()
+            return
         receiving, heads = self._receiving, self._request_count
         super().data_received(data)
         if receiving or self._request_count != heads:
@@ -48,10 +90,11 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
+        self._bounds.overload.leave(self)
         super().connection_lost(exc)
 
     def _start_clock(self) -> None:
-        self._head_timer = self._loop.call_later(self._head_s, self._too_late)
+        self._head_timer = self._loop.call_later(self._bounds.head_s, self._too_late)
 
     def _stop_clock(self) -> None:
         if self._head_timer is not None:
@@ -67,38 +110,37 @@ class Connection(RequestHandler):
             return
         metrics.REFUSALS.labels("head_timeout").inc()
         log.info("refused", code="head_timeout")
-        self.transport.write(self._late)
+        self.transport.write(self._bounds.late)
         self.force_close()
 
 
 class _Server(web.Server):
     """Makes a Connection of each connection that is accepted."""
 
-    def __init__(self, head_s: float, late: bytes, *arguments: Any, **options: Any) -> None:
+    def __init__(self, bounds: Bounds, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_s = head_s
-        self._late = late
+        self._bounds = bounds
 
     def __call__(self) -> RequestHandler:
-        return Connection(self, self._head_s, self._late, loop=self._loop, **self._kwargs)
+        return Connection(self, self._bounds, loop=self._loop, **self._kwargs)
 
 
 class Runner(web.AppRunner):
-    """Serves an application to connections whose heads have a limit."""
+    """Serves an application to connections that are bounded."""
 
-    __slots__ = ("_head_s", "_language")
+    __slots__ = ("_bounds",)
 
-    def __init__(self, app: web.Application, head_s: float, language: str, **options: Any) -> None:
+    def __init__(self, app: web.Application, head_s: float, language: str, overload: Overload, **options: Any) -> None:
+        """`head_s`: seconds that the head of a request may take."""
         super().__init__(app, **options)
-        self._head_s = head_s
-        self._language = language
+        late = _answer(Refusal("head_timeout", limit_s=f"{head_s:g}"), language)
+        self._bounds = Bounds(head_s, late, _answer(Refusal("overloaded"), language), overload)
 
     async def _make_server(self) -> web.Server:
         # aiohttp has no setting for the class of its connections: its server is made, and made once more as ours.
         made = await super()._make_server()
         return _Server(
-            self._head_s,
-            _late(self._head_s, self._language),
+            self._bounds,
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
@@ -107,12 +149,14 @@ class Runner(web.AppRunner):
         )
 
 
-def _late(limit_s: float, language: str) -> bytes:
-    """The whole answer to a head that took too long."""
-    refusal = Refusal("head_timeout", limit_s=f"{limit_s:g}")
+def _answer(refusal: Refusal, language: str) -> bytes:
+    """The whole answer of a refusal to who is no request yet."""
     answer = refusals.response(refusal, language)
     assert isinstance(answer.body, bytes)
-    return (
-        b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json; charset=utf-8\r\nx-should-retry: false\r\n"
-        b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(answer.body), answer.body)
-    )
+    head = [
+        f"HTTP/1.1 {answer.status} {answer.reason}",
+        *(f"{name}: {value}" for name, value in answer.headers.items()),
+        "Connection: close",
+        f"Content-Length: {len(answer.body)}",
+    ]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + answer.body

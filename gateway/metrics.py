@@ -34,6 +34,14 @@ COST = Counter("sundial_gateway_provider_cost_nanousd_total", "Provider cost by 
 RUNNING = Gauge("sundial_gateway_holds_open", "Calls between their reservation and their close.")
 UNSETTLED = Gauge("sundial_gateway_unsettled", "Closed calls that Redis has not confirmed yet.")
 READY = Gauge("sundial_gateway_ready", "1 while calls can begin.")
+CONNECTIONS = Gauge("sundial_gateway_connections", "Open connections of clients.")
+CONNECTIONS_MAX = Gauge(
+    "sundial_gateway_connections_max", "Connections of clients that are served: by the limit of file descriptors."
+)
+OVERLOAD = Gauge(
+    "sundial_gateway_overload",
+    "1 while connections are let go because memory or file descriptors are short, 2 while no call begins.",
+)
 REDIS_COMMANDS = Gauge("sundial_gateway_redis_commands", "Commands sent to Redis since the start.")
 RESENT = Gauge("sundial_gateway_upstream_resent", "Requests sent again because a kept connection had died.")
 RECOUNT_ERROR = Histogram(

@@ -185,6 +185,13 @@ TABLE: Final[dict[str, _Row]] = {
         "The credit control is unavailable at the moment. Try again in a moment.",
         retry=True,
     ),
+    "overloaded": _Row(
+        503,
+        "service_unavailable",
+        "Há conexões demais no momento. Tente de novo em instantes.",
+        "There are too many connections at the moment. Try again in a moment.",
+        retry=True,
+    ),
     "upstream_unavailable": _Row(
         502,
         "upstream_error",

@@ -163,6 +163,9 @@ class GatewaySettings(_Settings):
     keepalive_s: Annotated[float, Field(gt=0, le=300)] = 15.0
     """Silence after which a stream gets an SSE comment: Node clients cut after 300 s."""
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
+    memory_bytes_max: Annotated[int, Field(ge=0)] = 0
+    """Memory that this process may have: near it connections are let go, then no call begins. 0: what its control group
+    (its container) may have."""
     stream_entries_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01

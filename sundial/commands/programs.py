@@ -1,6 +1,8 @@
 """`sundial up`, `gateway`, `meter`, `migrate`: the programs themselves, started in the foreground."""
 
 import errno
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,14 @@ def _border(program: str) -> Iterator[None]:
                 f"the {program} cannot reach a server it needs: {error}. See: sundial doctor"
             ) from error
         raise
+
+
+def _end_at_once_on_sigterm() -> None:
+    """Until a program has its own way to stop: nothing is open yet, and a stop that was asked for is no failure.
+
+    The imports take a second, and an init process (a container's first) would not even be ended by the signal.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 @click.command()
@@ -61,6 +71,7 @@ def gateway() -> int:
     Example:
       SUNDIAL_REDIS_URL=redis://127.0.0.1:6379/0 SUNDIAL_UPSTREAM_URL=http://127.0.0.1:4000/v1 sundial gateway
     """
+    _end_at_once_on_sigterm()
     chosen = settings("GatewaySettings")
     from gateway import app
 
@@ -81,6 +92,7 @@ def meter() -> int:
     Example:
       SUNDIAL_SHARDS=0-7 sundial meter
     """
+    _end_at_once_on_sigterm()
     chosen = settings("MeterSettings")
     from meter import app
 
