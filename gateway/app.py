@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -18,12 +19,13 @@ from gateway import health, metrics, pipeline
 from gateway.book import KeyBook
 from gateway.budget import Budget
 from gateway.draining import drain
-from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find, forwarded
+from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find
 from gateway.forwarding import forward
 from gateway.gate import GATE, Gate
-from gateway.guesses import GUESSES_MAX, networks, source
+from gateway.guesses import GUESSES_MAX, source
 from gateway.heads import Runner
 from gateway.journal import Journal
+from gateway.lists import lists
 from gateway.models import ModelList, model, models
 from gateway.overload import Overload, raise_files_max
 from gateway.provisional import provisional_model
@@ -36,7 +38,7 @@ from gateway.shadow import Shadow
 from gateway.upkeep import keep_journal, lasting
 from gateway.upstream import Upstream
 from shared import logs
-from shared.settings import GatewaySettings, SettingsError
+from shared.settings import GatewaySettings
 
 COUNTERS: Final = 2
 """Threads for the tokenizer, which lets go of the interpreter lock while it counts."""
@@ -50,15 +52,18 @@ KEEP_ALIVE_S: Final = 75.0
 log = structlog.get_logger()
 
 
-def run(settings: GatewaySettings) -> int:
-    """Run until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. Returns the exit code."""
+def run(settings: GatewaySettings, *, health_socket: Path | None = None) -> int:
+    """Run until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. Returns the exit code.
+
+    `health_socket`: where a worker serves its health, in place of the metrics port, which is its parent's.
+    """
     logs.configure(settings.log, settings.log_level, "gateway")
     raise_files_max()
-    uvloop.run(_run(settings))
+    uvloop.run(_run(settings, health_socket))
     return 0
 
 
-async def _run(settings: GatewaySettings) -> None:
+async def _run(settings: GatewaySettings, health_socket: Path | None) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -67,7 +72,7 @@ async def _run(settings: GatewaySettings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
-    async with opened(settings) as gate, health.served(gate):
+    async with opened(settings) as gate, health.served(gate, health_socket):
         runner = Runner(
             application(gate),
             settings.head_timeout_s,
@@ -83,7 +88,9 @@ async def _run(settings: GatewaySettings) -> None:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.gateway_host, settings.gateway_port, backlog=1024).start()
+            shared = settings.gateway_workers > 1
+            host, port = settings.gateway_host, settings.gateway_port
+            await web.TCPSite(runner, host, port, backlog=1024, reuse_port=shared).start()
             log.info("gateway_ready" if not gate.unfit else "gateway_waiting", reason=gate.unfit or None)
             await stop.wait()
             await drain(gate, runner, hurry)
@@ -98,14 +105,7 @@ async def opened(settings: GatewaySettings) -> Any:
     Raises SettingsError for a setting that only shows to be wrong here.
     """
     name = settings.gateway_name or f"{socket.gethostname()}-{os.getpid()}"
-    try:
-        listed = forwarded(settings.forwarded_paths)
-    except ValueError as mistake:
-        raise SettingsError(f"SUNDIAL_FORWARDED_PATHS: {mistake}") from None
-    try:
-        trusted = networks(settings.trusted_proxies)
-    except ValueError as mistake:
-        raise SettingsError(f"SUNDIAL_TRUSTED_PROXIES: {mistake}") from None
+    listed, trusted = lists(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     tasks: set[asyncio.Task[Any]] = set()
 

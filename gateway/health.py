@@ -1,7 +1,8 @@
-"""The metrics port: /livez, /readyz, /metrics."""
+"""The health of one gateway process, at its metrics port: /livez, /readyz, /metrics."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -11,8 +12,8 @@ from gateway.gate import GATE, Gate
 
 
 @asynccontextmanager
-async def served(gate: Gate) -> AsyncIterator[None]:
-    """Serve the port for as long as the context is open."""
+async def served(gate: Gate, socket: Path | None = None) -> AsyncIterator[None]:
+    """Serve the port, or in its place this socket, for as long as the context is open."""
     app = web.Application()
     app[GATE] = gate
     app.router.add_get("/livez", _livez)
@@ -21,7 +22,8 @@ async def served(gate: Gate) -> AsyncIterator[None]:
     runner = web.AppRunner(app, handle_signals=False, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, gate.settings.gateway_metrics_host, gate.settings.gateway_metrics_port).start()
+        host, port = gate.settings.gateway_metrics_host, gate.settings.gateway_metrics_port
+        await (web.UnixSite(runner, str(socket)) if socket else web.TCPSite(runner, host, port)).start()
         yield
     finally:
         await runner.cleanup()
@@ -45,6 +47,7 @@ async def _metrics(request: web.Request) -> web.Response:
     metrics.CONNECTIONS.set(len(gate.overload.connections))
     metrics.CONNECTIONS_MAX.set(gate.overload.half)
     metrics.OVERLOAD.set(gate.overload.step)
+    metrics.WORKERS.set(1)
     metrics.REDIS_COMMANDS.set(gate.link.round_trips)
     metrics.RESENT.set(gate.upstream.resent)
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -42,6 +42,10 @@ OVERLOAD = Gauge(
     "sundial_gateway_overload",
     "1 while connections are let go because memory or file descriptors are short, 2 while no call begins.",
 )
+WORKERS = Gauge("sundial_gateway_workers", "Processes that take calls.")
+WORKER_ENDS = Counter(
+    "sundial_gateway_worker_ends_total", "Worker processes that ended though nobody had told them to."
+)
 REDIS_COMMANDS = Gauge("sundial_gateway_redis_commands", "Commands sent to Redis since the start.")
 RESENT = Gauge("sundial_gateway_upstream_resent", "Requests sent again because a kept connection had died.")
 RECOUNT_ERROR = Histogram(

@@ -140,7 +140,11 @@ class GatewaySettings(_Settings):
     gateway_metrics_host: str = "127.0.0.1"
     gateway_metrics_port: Port = 9464
     gateway_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
-    """Names this process in events, logs and its journal's folder; default: host name and process id."""
+    """Names this process in events, logs and its journal's folder; default: host name and process id. Of several
+    workers each adds its number."""
+    gateway_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port, one core each. What a process keeps for itself it keeps as often: connections to
+    the upstream, counts of wrong keys, threads of the tokenizer."""
     credits_url: Annotated[str, Field(pattern=r"^(https?://[^\s{}]+)?$", max_length=98)] = ""
     """Where a user gets more credits: stands at the end of the refusal, whole."""
     slice_tokens: Annotated[int, Field(ge=64, le=65536)] = 1024
@@ -164,8 +168,8 @@ class GatewaySettings(_Settings):
     """Silence after which a stream gets an SSE comment: Node clients cut after 300 s."""
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
     memory_bytes_max: Annotated[int, Field(ge=0)] = 0
-    """Memory that this process may have: near it connections are let go, then no call begins. 0: what its control group
-    (its container) may have."""
+    """Memory that the gateway may have, its workers in equal parts: near it connections are let go, then no call
+    begins. 0: what its control group (its container) may have."""
     stream_entries_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01

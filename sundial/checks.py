@@ -1,5 +1,6 @@
 """What `sundial doctor` concludes from what it found: one verdict per fact, with what to do. Pure."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -17,6 +18,7 @@ CLOCK_WARN_S: Final = 2.0
 CLOCK_FAIL_S: Final = 60.0
 PRICES_AGE_DAYS: Final = 60
 """Providers change prices more often than that."""
+_WORKERS: Final = re.compile(r"(?P<there>\d+) of (?P<all>\d+) workers")
 QUEUE_AGE_S: Final = 30.0
 """A queue that has waited so long is not being worked on."""
 
@@ -169,12 +171,15 @@ def upstream(url: str, status: int | None, models: int, trouble: str) -> Check:
     return Check("upstream", "ok", f"{url} offers {models} models")
 
 
-def program(name: str, url: str, status: int | None, trouble: str) -> Check:
-    """A program's readiness, asked at its metrics port."""
+def program(name: str, url: str, status: int | None, trouble: str, said: str = "") -> Check:
+    """A program's readiness, asked at its metrics port, which `said` so."""
     if status is None:
         return Check(
             name, "fail", f"{url}: {trouble}", f"start it (sundial {name}), or set SUNDIAL_{name.upper()}_METRICS_URL"
         )
     if status != 200:
         return Check(name, "warn", f"{url}/readyz answers {status}", "it is starting, draining or unfit: see its log")
-    return Check(name, "ok", f"ready at {url}")
+    crew = _WORKERS.search(said)
+    if crew and crew["there"] != crew["all"]:
+        return Check(name, "warn", f"{crew[0]} at {url}", "one is starting, or keeps dying: see its log")
+    return Check(name, "ok", f"ready at {url}" + (f", {crew[0]}" if crew else ""))

@@ -114,8 +114,8 @@ async def upstream(url: str, key: str) -> list[Check]:
 
 
 async def program(name: str, url: str) -> list[Check]:
-    status, _body, trouble = await _get(f"{url}/readyz", {})
-    return [checks.program(name, url, status, trouble)]
+    status, body, trouble = await _get(f"{url}/readyz", {})
+    return [checks.program(name, url, status, trouble, body.decode(errors="replace"))]
 
 
 async def _get(url: str, headers: dict[str, str]) -> tuple[int | None, bytes, str]:

@@ -65,6 +65,9 @@ def gateway() -> int:
 
     It needs Redis and the upstream, never Postgres.
 
+    With SUNDIAL_GATEWAY_WORKERS above 1 so many processes share the port, one core each; one that dies is started
+    again, and its successor books the calls that ran in it.
+
     Settings: SUNDIAL_REDIS_URL, SUNDIAL_UPSTREAM_URL, SUNDIAL_GATEWAY_PORT (8080) and more, all reported if wrong.
 
     \b
@@ -73,9 +76,13 @@ def gateway() -> int:
     """
     _end_at_once_on_sigterm()
     chosen = settings("GatewaySettings")
-    from gateway import app
-
     with _border("gateway"):
+        if chosen.gateway_workers > 1:
+            from gateway import workers
+
+            return workers.run(chosen)
+        from gateway import app
+
         return app.run(chosen)
 
 

@@ -224,6 +224,8 @@ def test_doctor_tells_good_from_bad() -> None:
         checks.upstream("http://u/v1", 404, 0, ""): "fail",
         checks.upstream("http://u/v1", 200, 3, ""): "ok",
         checks.program("gateway", "http://g", 503, ""): "warn",
+        checks.program("gateway", "http://g", 200, "", "ready, 1 of 2 workers"): "warn",
+        checks.program("gateway", "http://g", 200, "", "ready, 2 of 2 workers"): "ok",
         checks.program("meter", "http://m", None, "refused"): "fail",
         checks.roles(["sundial_meter"], "x", member=True): "fail",
         checks.roles([], "x", member=False): "warn",
