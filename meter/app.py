@@ -105,6 +105,7 @@ class Meter:
         self._reaper = Reaper(self._client, settings.shards)
         self._gauges = Gauges(self._client, self._pool, settings.shards)
         self._auditor = Auditor(settings.database_url)
+        self._watch.on_restoration += [tariffs.forget, self._auditor.begin_anew]
 
     async def live(self) -> None:
         """Until told to stop. Raises MigrationError and PriceSourceError where a person must help first."""

@@ -12,10 +12,9 @@ import asyncpg
 import msgspec
 
 from meter import redis_link
-from meter.stream import unpack
+from meter.stream import fields_under_way
 from meter.violation import Violation
 from shared import ids, redis_keys
-from shared.events import UsageEvent
 
 LOOKS_MAX: Final = 20
 """How often an account that looks wrong is looked at."""
@@ -144,7 +143,7 @@ async def _explain(connection: Any, client: Any, projected: dict[UUID, _Projecte
     }
     if not keys:
         return _Explained(set(), set(), set())
-    under_way = {field for shard in {row["shard"] for row in rows} for field in await _in_stream(client, shard)}
+    under_way = {field for shard in {row["shard"] for row in rows} for field in await fields_under_way(client, shard)}
     booked: set[str] = set()
     for row in await connection.fetch(_BOOKED, *zip(*keys, strict=True)):
         booked.add(redis_keys.unposted_field(row["event_id"], lost=True))
@@ -152,21 +151,6 @@ async def _explain(connection: Any, client: Any, projected: dict[UUID, _Projecte
     letters = await connection.fetch(_DEAD, [event_id for _, event_id in keys])
     dead = {redis_keys.unposted_field(row["event_id"], lost=row["lost"]) for row in letters}
     return _Explained(booked, dead, under_way)
-
-
-async def _in_stream(client: Any, shard: int) -> set[str]:
-    fields: set[str] = set()
-    after = b"-"
-    while page := await client.xrange(redis_keys.usage_stream(shard), min=after, count=_PAGE_ROWS):
-        after = b"(" + page[-1][0]
-        batch = unpack(page)
-        for message in (entry.message for entry in batch.entries):
-            if isinstance(message, UsageEvent):
-                fields.add(redis_keys.unposted_field(message.event_id, lost=message.lost))
-        fields.update(
-            redis_keys.unposted_field(one.event_id, lost=one.lost) for one in batch.unreadable if one.event_id
-        )
-    return fields
 
 
 def _differences(row: Any, projected: _Projected, explained: _Explained, *, quiet: bool) -> Iterable[Violation]:

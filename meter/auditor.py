@@ -42,6 +42,7 @@ class Auditor:
         self._transfers_max = transfers_max
         self._connection: Any = None
         self._alone = False
+        self._anew = False
         self._heads: dict[UUID, Head] = {}
         self._unseen: set[UUID] = set()
         """Accounts that this rotation has not come to."""
@@ -54,8 +55,19 @@ class Auditor:
         """What is wrong, by account."""
         return dict(self._broken)
 
+    def begin_anew(self) -> None:
+        """Forget where the chains stood, and what was found, at the next look: Postgres was put back, which is told
+        elsewhere."""
+        self._anew = True
+
     async def look(self) -> bool:
         """Look at the next accounts; a round of meter.rounds. Raises asyncpg's and OS errors."""
+        if self._anew:
+            self._anew = False
+            self._after = _NIL
+            self._heads.clear()
+            self._broken.clear()
+            metrics.VIOLATIONS.labels(rule=RULE).set(0)
         try:
             async with asyncio.timeout(LOOK_S_MAX):
                 await self._look()

@@ -44,6 +44,7 @@ class Reader:
         self._stream = stream
         self._ledger = ledger
         self._projection = projection
+        self._marks = projection.marks
         self._stop = stop
         self._health = health
         self._task = f"reader {shard}"
@@ -52,6 +53,8 @@ class Reader:
         self._claim_at_s = 0.0
         self._poison_run = 0
         self._part_entries = BATCH_ENTRIES_MAX
+        self._told = 0
+        """Entries of the stream that Postgres has dealt with, as Redis was told or this reader has seen."""
 
     async def run(self) -> None:
         """Until told to stop. A batch that has been read is finished first."""
@@ -62,6 +65,7 @@ class Reader:
                     with metrics.BATCH_SECONDS.labels(step="post").time():
                         postings = await self._post_in_parts(batch)
                     with metrics.BATCH_SECONDS.labels(step="apply").time():
+                        await self._marks.tell_booked(self._shard, self._told)
                         for posting in postings:
                             await self._projection.apply(posting.accounts.values(), posting.reported)
                     with metrics.BATCH_SECONDS.labels(step="finish").time():
@@ -102,6 +106,7 @@ class Reader:
         Parts grow again after a whole batch only: what is repeated costs little, and would let them grow too early.
         """
         size = self._part_entries
+        self._told = await self._marks.booked(self._shard)
         postings: list[Posting] = []
         unreadable = batch.unreadable
         for start in range(0, max(1, len(batch.entries)), size):
@@ -120,7 +125,7 @@ class Reader:
         """Commit them, in as many parts as it takes to find those that cannot be booked."""
         try:
             posting = await self._ledger.post(
-                self._shard, entries, unreadable, dead_max=POISON_RUN_MAX - self._poison_run
+                self._shard, entries, unreadable, dead_max=POISON_RUN_MAX - self._poison_run, told=self._told
             )
         except Exception as error:
             if not entries or not is_data_fault(error):
@@ -129,6 +134,7 @@ class Reader:
                 return await self._post([], [*unreadable, dead_letter(entries[0], f"{type(error).__name__}: {error}")])
             middle = len(entries) // 2
             return [*await self._post(entries[:middle], unreadable), *await self._post(entries[middle:], [])]
+        self._told = max(self._told, posting.position)
         self._poison_run = 0 if posting.booked or posting.repeated else self._poison_run + len(posting.dead)
         metrics.count(posting)
         for letter in posting.dead:

@@ -13,6 +13,7 @@ from uuid import UUID
 from meter import books
 from meter.database import transaction
 from meter.introductions import introductions
+from meter.marks import check
 from meter.posting import DeadLetter, Entry, Posting, post
 from meter.queries import QUERIES
 from meter.tariffs import Tariffs
@@ -34,19 +35,28 @@ class Ledger:
         self._tariffs = tariffs
 
     async def post(
-        self, shard: int, entries: Sequence[Entry], unreadable: Sequence[DeadLetter] = (), *, dead_max: int = 0
+        self,
+        shard: int,
+        entries: Sequence[Entry],
+        unreadable: Sequence[DeadLetter] = (),
+        *,
+        dead_max: int = 0,
+        told: int = 0,
     ) -> Posting:
         """Book `entries` and put `unreadable` away, all or nothing. Raises what asyncpg raises (see meter.database).
 
         Raises PoisonedStreamError, with nothing done, where more than `dead_max` dead letters and not one known or
-        booked entry are what it comes to.
+        booked entry are what it comes to; LedgerBehindError where Postgres had dealt with fewer entries of the shard's
+        stream than `told`, which Redis said before.
         """
         async with transaction(self._pool) as connection:
             posting = await self.book(connection, entries, unreadable)
             if len(posting.dead) > dead_max and not posting.booked and not posting.repeated:
                 raise PoisonedStreamError(f"the last: {posting.dead[-1].reason}")
             dealt_with = {one.entry_id for one in entries} | {one.entry_id for one in unreadable}
-            await self._note(connection, shard, dealt_with, posting.dead)
+            posting.position = await self._note(connection, shard, dealt_with, posting.dead)
+            if dealt_with:
+                check(f"entries of shard {shard}", posting.position - len(dealt_with), told)
         return posting
 
     async def book(self, connection: Any, entries: Sequence[Entry], unreadable: Sequence[DeadLetter] = ()) -> Posting:
@@ -73,14 +83,15 @@ class Ledger:
         await books.write(connection, posting.rows, posting.accounts.values())
         return posting
 
-    async def _note(self, connection: Any, shard: int, dealt_with: set[str], dead: Sequence[DeadLetter]) -> None:
-        """Put dead letters away, and note the highest entry that is dealt with."""
+    async def _note(self, connection: Any, shard: int, dealt_with: set[str], dead: Sequence[DeadLetter]) -> int:
+        """Put dead letters away, and note the highest entry that is dealt with. Returns how many are by now."""
         if dead:
             rows = ((one.entry_id, one.reason, one.payload, one.account_id, one.event_id, one.lost) for one in dead)
             await connection.execute(_INSERT_DEAD_LETTERS, shard, *books.columns(rows))
         if dealt_with:
             newest = max(dealt_with, key=stream_order)
-            await connection.execute(_UPSERT_STREAM_POSITION, shard, newest, len(dealt_with))
+            return int(await connection.fetchval(_UPSERT_STREAM_POSITION, shard, newest, len(dealt_with)))
+        return 0
 
 
 def stream_order(entry_id: str) -> tuple[int, int]:

@@ -97,6 +97,12 @@ REBUILDS: Final = Counter(
     "Shards whose projection was written anew, by reason: epoch (Redis had forgotten) or restart (it may have).",
     ["reason"],
 )
+RESTORATIONS: Final = Gauge(
+    "sundial_meter_restorations",
+    "How often Postgres was found older than what Redis had been told (put back to a backup, or a successor without "
+    "the last commits), since Redis began; a change is a page. Calls are booked again from the gateways' journals; "
+    "grants, keys, accounts and prices that were made since the backup are lost.",
+)
 CATALOG_VERSION: Final = Gauge("sundial_meter_catalog_version", "Version of the newest catalog told to the gateways.")
 ANNOUNCEMENTS_QUEUED: Final = Gauge(
     "sundial_meter_announcements_queued", "Changes among accounts, keys and prices that Redis has not been told yet."

@@ -116,6 +116,8 @@ class Posting(msgspec.Struct):
     """Booked usage events by their evidence."""
     late: Counter[str]
     """Lost events whose true record came, by what it made of them: dearer, cheaper or same."""
+    position: int = 0
+    """Entries of the shard's stream that are dealt with after it; 0 where it held none."""
     booked: int = 0
     repeated: int = 0
     unpriced: int = 0

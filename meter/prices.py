@@ -127,6 +127,10 @@ class PriceBook:
     def __init__(self) -> None:
         self._versions: OrderedDict[int, dict[str, PricedModel]] = OrderedDict()
 
+    def forget(self) -> None:
+        """Read all anew: a Postgres that was put back may give a number to another version."""
+        self._versions.clear()
+
     async def load(self, conn: Any, version: int) -> dict[str, PricedModel]:
         """The models of a version by name; empty where there is no such version. Raises asyncpg's errors."""
         models = self._versions.get(version)

@@ -6,13 +6,16 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from meter.accounts import Account
+from meter.marks import Marks
 from meter.prices import PriceBook
 from meter.queries import QUERIES
 from meter.redis_link import Scripts
+from meter.stale_accounts import StaleAccounts
 from meter.tariffs import rate_cards
-from shared import epochs, ids, redis_keys
+from shared import ids, redis_keys
 from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_catalog, encode_key
 
 PAGE_ROWS: Final = 1_000
@@ -31,6 +34,8 @@ _PLANS: Final = QUERIES["plans"]
 _NEWEST_PRICE_VERSION: Final = QUERIES["newest_price_version"]
 _READ_CLOCK: Final = QUERIES["read_clock"]
 
+log = structlog.get_logger()
+
 
 class Projection:
     """Writes the projection. One for all tasks of a meter."""
@@ -40,6 +45,8 @@ class Projection:
         self._pool = pool
         self._prices = prices
         self._scripts = Scripts(client)
+        self._stale = StaleAccounts(client, pool)
+        self.marks = Marks(client)
 
     # Accounts
 
@@ -67,12 +74,17 @@ class Projection:
         found = await self._client.get(redis_keys.epoch(shard))
         return None if found is None else str(found.decode())
 
-    async def rebuild(self, shard: int, run_id: str, *, before: str | None) -> int:
+    async def rebuild(self, shard: int, epoch: str, *, anew: bool) -> int:
         """Tell every account of a shard, then set its epoch, which opens admission. Returns the number of accounts.
 
-        Where the epoch `before` was missing the marks of age are wiped first, so that what Redis still has, of whatever
-        origin, is overwritten: before the page is read, so that a balance committed meanwhile is not lost.
+        `anew`: it had none. What Redis still has, of whatever origin, is overwritten (see meter.stale_accounts).
+        Raises asyncpg's and redis-py's errors.
         """
+        if anew:
+            behind = await self._stale.wipe(shard)
+            if behind:
+                log.error("accounts are behind", shard=shard, accounts=behind)
+            await self.apply((), await self._stale.unposted(shard))
         told = 0
         after = UUID(int=0)
         while True:
@@ -80,16 +92,10 @@ class Projection:
             if not rows:
                 break
             after = rows[-1]["account_id"]
-            if before is None:
-                pipeline = self._client.pipeline(transaction=False)
-                for row in rows:
-                    pipeline.hdel(redis_keys.account(shard, row["account_id"]), "seq", "revision")
-                await pipeline.execute()
-                rows = await self._pool.fetch(_ACCOUNTS_BY_ID, [row["account_id"] for row in rows])
             await self.apply([_account(row) for row in rows], {})
             told += len(rows)
         # One that has gone meanwhile is missed at the next look: Redis has forgotten then, it was not only restarted.
-        await self._client.set(redis_keys.epoch(shard), epochs.following(before, run_id), xx=before is not None)
+        await self._client.set(redis_keys.epoch(shard), epoch, xx=not anew)
         return told
 
     # Keys
@@ -107,6 +113,11 @@ class Projection:
             told -= {row["sha256"].encode() for row in rows}
         if told:
             await self._client.hdel(redis_keys.API_KEYS, *told)
+
+    async def announce_all(self) -> None:
+        """Let every gateway load keys and catalog anew: what it follows is gone. Raises redis-py's errors."""
+        await self._client.delete(redis_keys.CHANGES)
+        await self._announce("catalog")
 
     async def publish_key(self, hashes: Collection[str]) -> None:
         """Tell the keys with these SHA-256 (hex), and that they changed."""

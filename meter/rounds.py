@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from meter.database import is_passing_fault
 from meter.health import Health
+from meter.marks import LedgerBehindError
 from meter.metrics import FAULTS
 
 DELAY_FIRST_S: Final = 0.05
@@ -20,8 +21,9 @@ log = structlog.get_logger()
 
 
 def passing(error: BaseException) -> bool:
-    """Whether waiting may help: Postgres or Redis is away, busy, full, or does not have what an operator will add."""
-    return isinstance(error, RedisError) or is_passing_fault(error)
+    """Whether waiting may help: Postgres or Redis is away, busy, full, does not have what an operator will add, or is
+    older than it was, which the next look at the epochs heals."""
+    return isinstance(error, RedisError | LedgerBehindError) or is_passing_fault(error)
 
 
 def delay_s(failures: int, fraction: float) -> float:

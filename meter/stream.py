@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from meter.posting import DeadLetter, Entry
 from shared import redis_keys
-from shared.events import StreamMessage, UnreadableEntryError, decode, sketch
+from shared.events import StreamMessage, UnreadableEntryError, UsageEvent, decode, sketch
 
 BATCH_ENTRIES_MAX: Final = 1_000
 BLOCK_MS: Final = 1_000
@@ -144,6 +144,22 @@ class ShardStream:
             redis_keys.METER_GROUP, self._consumer, {self._key: after}, count=BATCH_ENTRIES_MAX, block=block_ms
         )
         return unpack(answer[0][1] if answer else [])
+
+
+async def fields_under_way(client: Any, shard: int) -> set[str]:
+    """The fields of unposted whose records stand in a shard's stream. Raises redis-py's errors."""
+    fields: set[str] = set()
+    after = b"-"
+    while page := await client.xrange(redis_keys.usage_stream(shard), min=after, count=BATCH_ENTRIES_MAX):
+        after = b"(" + page[-1][0]
+        batch = unpack(page)
+        for message in (entry.message for entry in batch.entries):
+            if isinstance(message, UsageEvent):
+                fields.add(redis_keys.unposted_field(message.event_id, lost=message.lost))
+        fields.update(
+            redis_keys.unposted_field(one.event_id, lost=one.lost) for one in batch.unreadable if one.event_id
+        )
+    return fields
 
 
 def _numbers(entry_id: bytes) -> tuple[int, int]:

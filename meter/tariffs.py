@@ -27,6 +27,11 @@ class Tariffs:
         self._prices = prices
         self._cards: dict[str, RateCard] = {}
 
+    def forget(self) -> None:
+        """Read all anew, the prices too: Postgres may have been put back."""
+        self._cards = {}
+        self._prices.forget()
+
     async def covering(self, connection: Any, messages: Iterable[StreamMessage]) -> Tariff:
         """The tariff of all that `messages` name, as far as it exists. Raises asyncpg's errors."""
         named = {(one.price_version, one.card) for one in messages if type(one) is UsageEvent}

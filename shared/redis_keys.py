@@ -22,6 +22,13 @@ to about CHANGES_KEPT entries; a gateway that fell behind loads everything again
 CHANGES_KEPT: Final = 10_000
 
 
+PASSED_ON: Final = "sundial:passed_on"
+"""String: in how many rounds announcements were passed on, by Postgres's count. Meter writes: see meter.marks."""
+
+RESTORATIONS: Final = "sundial:restorations"
+"""String: how often Postgres was found older than what Redis had been told. Meter writes."""
+
+
 def catalog(version: int) -> str:
     """String: JSON Catalog. Meter writes; the last two versions are kept."""
     return f"sundial:catalog:{version}"
@@ -37,6 +44,12 @@ def tag(shard: int) -> str:
 def epoch(shard: int) -> str:
     """String: mark of the projection's last rebuild, see shared.epochs. Meter writes. Missing: admission is closed."""
     return f"{tag(shard)}:epoch"
+
+
+def booked(shard: int) -> str:
+    """String: entries of the shard's stream that Postgres had dealt with when Redis was told. Meter writes: see
+    meter.marks."""
+    return f"{tag(shard)}:booked"
 
 
 def account(shard: int, account_id: UUID | str) -> str:

@@ -116,7 +116,11 @@ VALUES ($1, $2, $3)
    SET entry_id = CASE WHEN string_to_array(excluded.entry_id, '-')::bigint[] > string_to_array(p.entry_id, '-')::bigint[]
                        THEN excluded.entry_id ELSE p.entry_id END,
        entries = p.entries + excluded.entries,
-       updated_at = clock_timestamp();
+       updated_at = clock_timestamp()
+RETURNING p.entries;
+
+-- name: stream_entries --
+SELECT shard, entries FROM sundial.stream_positions;
 
 -- Orders and expiry -------------------------------------------------------------------------------------------------
 
@@ -215,6 +219,10 @@ INSERT INTO sundial.dead_letter_outcomes (order_id, letter_id, outcome, detail) 
 -- name: dequeue_dead_letter_order --
 DELETE FROM sundial.dead_letter_queue WHERE order_id = $1;
 
+-- name: open_letters --
+SELECT event_id, lost FROM sundial.open_dead_letters
+ WHERE account_id = ANY ($1::uuid[]) AND event_id IS NOT NULL;
+
 -- Telling Redis -----------------------------------------------------------------------------------------------------
 
 -- name: announce_accounts --
@@ -231,6 +239,12 @@ SELECT pg_notify('sundial_projection', '');
 DELETE FROM sundial.projection_queue
  WHERE position IN (SELECT position FROM sundial.projection_queue ORDER BY position LIMIT $1)
 RETURNING what;
+
+-- name: count_round --
+UPDATE sundial.projection_position SET rounds = rounds + 1 RETURNING rounds;
+
+-- name: projection_rounds --
+SELECT rounds FROM sundial.projection_position;
 
 -- name: accounts_of_shard --
 SELECT a.account_id, coalesce(b.balance_mc, 0) AS balance_mc, coalesce(b.seq, 0) AS seq,
