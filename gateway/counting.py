@@ -93,14 +93,14 @@ def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) 
         output, flags = completion.tokens, [*completion.flags]
         if tap.error and not output:
             return NOTHING  # a whole answer that says it failed: no provider bills it, but it can be compared
-    usage = _input_said(call, tap)
+    usage = input_said(call, tap)
     if usage is None:
         prompt = count_prompt(family, model, parse(call.request))
         usage, flags = Usage(input=prompt.tokens), [*prompt.flags, *flags]
     return Counted(msgspec.structs.replace(usage, output=output), "recounted", tuple(dict.fromkeys(flags)))
 
 
-def _input_said(call: Call, tap: SseTap | PlainTap) -> Usage | None:
+def input_said(call: Call, tap: SseTap | PlainTap) -> Usage | None:
     """The input as Anthropic says it when a stream begins, cache and all; None where it has not said it."""
     if not tap.usage_partial:
         return None

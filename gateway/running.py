@@ -25,10 +25,11 @@ from gateway.binary_tap import BinaryTap
 from gateway.budget import Hold
 from gateway.gate import Gate
 from gateway.inflating import InflatingPlainTap, InflatingSseTap, is_inflatable
+from gateway.noting import Notes
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
-from gateway.relay import KEEPALIVE, LOOK_BYTES, Relay, open_answer
+from gateway.relay import KEEPALIVE, Relay, open_answer
 from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
 from gateway.stream_place import Place
@@ -44,8 +45,6 @@ TEXT_BYTES_PER_TOKEN_MIN: Final = 3
 PIECE_BYTES_MIN: Final = 256
 PIECE_BYTES_MAX: Final = 2 * 1024
 """Pieces in which a stream of text is forwarded and looked at, in bytes: between these, the smaller the slice is."""
-NOTE_S: Final = 1.0
-"""Seconds after which a look notes what has streamed, in the journal, however little it is."""
 
 log = structlog.get_logger()
 
@@ -106,9 +105,7 @@ class Running:
         self._place = Place(hold.call.family.name)
         self._output = 0
         """Tokens of output so far: an estimate, or counted."""
-        self._note_at = 0
-        self._note_at_s = 0.0
-        """Bytes of the answer, and the time, from which on a look notes what has streamed."""
+        self._notes = Notes(gate, hold)
         self._complete: Counted | None = None
         """What was booked, of an answer that came to its end."""
 
@@ -203,12 +200,8 @@ class Running:
                 and hold.held_mc < bounds.full_mc
                 and output + self._slice_tokens // 2 > hold.output_tokens
             )
-            if more or relay.bytes_in >= self._note_at or relay.now_s >= self._note_at_s:
-                # An event holds a token or more, and the estimate is rarely above twice the truth.
-                likely = min(output, max(tap.events, output // 2))
-                hold.draft = closing.event(self._gate, hold, self._estimated(likely), self._facts("lost"))
-                closing.note(self._gate, hold)
-                self._note_at, self._note_at_s = relay.bytes_in + LOOK_BYTES, relay.now_s + NOTE_S
+            if more or self._notes.due(relay.bytes_in, relay.now_s):
+                self._notes.take(transcript.likely(), tap, self._facts("lost"), relay.bytes_in, relay.now_s)
             if more:
                 more_mc = min(bounds.slice_mc - bounds.input_mc, bounds.full_mc - hold.held_mc)
                 granted = await self._gate.budget.extend(hold, more_mc)
@@ -248,9 +241,6 @@ class Running:
         transcript.add(raw)
         self._place.see(raw)
         return bool(raw)
-
-    def _estimated(self, output: int) -> Counted:
-        return Counted(Usage(input=self._hold.call.input_tokens, output=output), "checkpoint", ("estimated",))
 
     # At the end -------------------------------------------------------------------------------------------
 

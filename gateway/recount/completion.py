@@ -113,8 +113,16 @@ class Transcript(Answer):
         High on purpose; docs/precision.md says how far above, and how seldom below.
         """
         texts = sum(PART_TOKENS if kind != "call" else CALL_TOKENS for kind, _, _ in self.parts)
-        seen = self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + sum(self.sealed.values()) // SEALED_PER_TOKEN
-        return max(seen + texts, self._events if self.parts else 0)
+        return max(self._seen + texts, self._events if self.parts else 0)
+
+    def likely(self) -> int:
+        """Tokens so far without the tokenizer, rather too few: an event of text holds one or more, and the size of the
+        text says twice the truth at most."""
+        return min(self.estimate(), max(self._seen // 2, self._events))
+
+    @property
+    def _seen(self) -> int:
+        return self.text_bytes * 10 // BYTES_PER_TOKEN_X10 + sum(self.sealed.values()) // SEALED_PER_TOKEN
 
     @property
     def overhead_bytes(self) -> int:

@@ -19,8 +19,6 @@ NANO_PER_TOKEN: Final = {"gpt-4o-mini": (150, 75, 150, 600), "claude-sonnet-4-5"
 """Input, cached input, input that is written to the cache, output; a millicredit is a nano-dollar here."""
 EXCUSE_S: Final = 1.0
 """A way that broke so shortly before or after an exchange is one that broke within it."""
-NOTE_TOKENS_MAX: Final = 128
-"""By how much the note of a call that was lost may exceed what it was: prompts here are short, notes count bytes."""
 _CALL_IDS: Final = re.compile(rb'"id":\s*"(?:chatcmpl-|msg_)([0-9a-f-]{36})"')
 
 _EVENTS: Final = """
@@ -154,8 +152,8 @@ def _invented(event: Mapping[str, Any], served: Sequence[Served]) -> Iterator[st
             yield f"{event['event_id']}: charged {event['charge_mc']} mc, and the upstream never saw it"
     elif served[0].target.endswith("completions"):
         came, sent = served[0].prompt_tokens, max(one.sent_tokens for one in served)
-        if event["evidence"] == "checkpoint":  # what was lost is estimated from sizes, and flagged so
-            came, sent = came + NOTE_TOKENS_MAX, 2 * sent + NOTE_TOKENS_MAX
+        if event["evidence"] == "checkpoint":
+            sent *= 2  # the output of what was lost is estimated from sizes, and flagged so
         if event["tokens_out"] > sent or event["tokens_in"] > came:
             yield f"{event['event_id']}: {dict(event)}, but at most {came} came in and {sent} went out"
 

@@ -376,6 +376,16 @@ def test_the_cheap_estimate_is_high() -> None:
     assert transcript.estimate() >= 5_000
 
 
+def test_what_is_likely_is_low() -> None:
+    """Never above twice the truth, however short the text, and rather below it; with nothing read it is nothing."""
+    transcript = Transcript("chat")
+    assert transcript.likely() == 0
+    transcript.add(stream([delta(content="ab")]))
+    assert transcript.likely() == 1
+    transcript.add(stream(delta(content=text) for text in pieces(TEXT * 20, 20)))
+    assert length(TEXT * 20) // 2 < transcript.likely() <= length(TEXT * 20)
+
+
 def test_lines_of_one_event_are_limited() -> None:
     """Data spread over endless lines is given up, and the next event is read."""
     raw = b"data: {\n" * (completion.EVENT_LINES_MAX * 3) + b"\n" + stream([delta(content="Olá")])
