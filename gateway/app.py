@@ -32,7 +32,7 @@ from gateway.provisional import provisional_model
 from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal, response
-from gateway.replay import replay
+from gateway.replay import Adoption
 from gateway.retelling import Retelling
 from gateway.shadow import Shadow
 from gateway.upkeep import keep_journal, lasting
@@ -151,11 +151,12 @@ async def opened(settings: GatewaySettings) -> Any:
     await book.start(LOADED_S_MAX)
     retelling = Retelling(link, budget, journal, settings.home)
     await retelling.start()
-    spawn(budget.resettle_all(replay(settings.home, journal)))
+    adoption = Adoption(settings.home, journal, budget.resettle_all)
     upkeep = [
         asyncio.create_task(lasting("holds", budget.keep_alive)),
         asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
         asyncio.create_task(lasting("epochs", retelling.keep)),
+        asyncio.create_task(lasting("adoption", adoption.keep)),
         asyncio.create_task(lasting("overload", lambda: gate.overload.keep(lambda: len(budget.running)))),
     ]
     try:
@@ -171,7 +172,7 @@ async def opened(settings: GatewaySettings) -> Any:
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
         shadow.close()
-        journal.close(told=None if budget.owing else retelling.told)
+        journal.close(told=None if budget.owing or adoption.owing else retelling.told)
         log.info("gateway_stopped", unsettled=budget.unsettled)
 
 

@@ -4,8 +4,8 @@ A D record is written before the upstream is called, the S record before the las
 the usage is a fact, whatever happens to Redis or to this process. Records survive the death of the process as soon as
 they are written, and the death of the machine once they are synced, each second.
 
-One folder per process, held by a lock; a process that starts takes over the folders whose lock is free, that is, those
-of dead processes. A segment is lines of `crc32 kind json`: a torn last line is dropped, a line whose sum is wrong is
+One folder per process, held by a lock; living processes take over the folders whose lock is free, that is, those of
+dead ones. A segment is lines of `crc32 kind json`: a torn last line is dropped, a line whose sum is wrong is
 skipped and counted, an empty line means nothing.
 """
 
@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ SEGMENTS_MAX: Final = 64
 """Segments of one process; beyond it the journal is full and no call begins."""
 SEGMENT_AGE_S_MAX: Final = 24 * 3600
 """Age at which a segment is dropped: so far back a lost Redis or an older backup of Postgres can be made good."""
+SEGMENT_OPEN_S_MAX: Final = 3 * 3600
+"""Time after which the next segment is begun: what little traffic leaves is dropped in time, too."""
 PROBE_BYTES: Final = 4096
 """Empty lines written to see whether the disk takes a whole block again."""
 _LOCK: Final = "lock"
@@ -58,11 +61,13 @@ class Journal:
         self._full: list[int] = []
         """Descriptors of full segments, closed by the thread that syncs them."""
         self._dirty = False
+        self._syncing = threading.Lock()
+        self._opened_at_s = 0.0
         self._torn = False
         """The disk filled in mid-line: the next record begins on a line of its own."""
         self.failing = False
         """The last write failed: not ready until one succeeds."""
-        self._open_next()
+        self._open_next(time.time())
 
     @property
     def folder(self) -> Path:
@@ -85,7 +90,7 @@ class Journal:
             data = b"\n" + data
         try:
             if self._size + len(data) > SEGMENT_BYTES_MAX:
-                self._open_next()
+                self._open_next(time.time())
             written = os.write(self._descriptor, data)
         except OSError as error:
             raise JournalFullError(str(error)) from error
@@ -98,16 +103,26 @@ class Journal:
 
     def sync(self) -> None:
         """Flush to the disk; meant for a thread. Raises OSError; what was not flushed is tried again next time."""
-        while self._full:
-            os.fsync(self._full[0])
-            os.close(self._full.pop(0))
-        if self._dirty:
-            self._dirty = False
-            try:
-                os.fsync(self._descriptor)
-            except OSError:
-                self._dirty = True
-                raise
+        with self._syncing:
+            while self._full:
+                os.fsync(self._full[0])
+                os.close(self._full.pop(0))
+            if self._dirty:
+                self._dirty = False
+                try:
+                    os.fsync(self._descriptor)
+                except OSError:
+                    self._dirty = True
+                    raise
+
+    def turn_over(self, now_s: float) -> None:
+        """Begin the next segment where the present one has been open for long, and holds anything. `now_s`: Unix time.
+
+        Where none can be opened the present one is written on, and the next write tells.
+        """
+        if self._size and now_s - self._opened_at_s > SEGMENT_OPEN_S_MAX:
+            with contextlib.suppress(OSError, JournalFullError):
+                self._open_next(now_s)
 
     def keep(self) -> None:
         """Upkeep, each second, from a thread: sync, and drop segments above the age limit but the last."""
@@ -126,7 +141,7 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
 
-    def _open_next(self) -> None:
+    def _open_next(self, now_s: float) -> None:
         if len(segments(self._folder)) >= SEGMENTS_MAX:
             raise JournalFullError(f"{SEGMENTS_MAX} segments of {SEGMENT_BYTES_MAX} bytes are full")
         self._number += 1
@@ -134,7 +149,7 @@ class Journal:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if self._descriptor >= 0:
             self._full.append(self._descriptor)
-        self._descriptor, self._size, self._torn = descriptor, 0, False
+        self._descriptor, self._size, self._torn, self._opened_at_s = descriptor, 0, False, now_s
 
 
 class DeadJournal:
@@ -158,7 +173,7 @@ class DeadJournal:
     @property
     def settled(self) -> bool:
         """Its process ended in order, with nothing left to report."""
-        return (self.folder / _SETTLED).exists()
+        return _is_settled(self.folder)
 
     @property
     def told(self) -> list[str]:
@@ -193,12 +208,24 @@ class DeadJournal:
         os.close(self._lock)
 
 
-def dead_journals(home: Path, *, but: Path, settled_only: bool = False) -> list[DeadJournal]:
-    """The journals of processes that are gone, oldest first. Each is locked: no other process takes it too."""
-    folders = [path for path in sorted((home / "journal").glob("[!.]*-*")) if path.is_dir() and path != but]
-    if settled_only:
-        folders = [path for path in folders if (path / _SETTLED).exists()]
-    return [DeadJournal(path, lock) for path in folders if (lock := _lock(path)) is not None]
+def dead_journals(home: Path, *, but: Path, settled: bool | None = None) -> list[DeadJournal]:
+    """The journals of processes that are gone, oldest first. Each is locked: no other process takes it too.
+
+    `settled`: only those of processes that ended in order, or only the others.
+    """
+    found = []
+    for path in sorted((home / "journal").glob("[!.]*-*")):
+        if path == but or not path.is_dir() or settled not in (None, _is_settled(path)):
+            continue  # no need to lock it
+        lock = _lock(path)
+        if lock is None:
+            continue
+        dead = DeadJournal(path, lock)
+        if settled in (None, dead.settled):
+            found.append(dead)
+        else:
+            dead.release()  # its process has just ended in order
+    return found
 
 
 def segments(folder: Path) -> list[Path]:
@@ -224,6 +251,10 @@ def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
             yield line[9:10], line[11:]
         elif line:
             yield None
+
+
+def _is_settled(folder: Path) -> bool:
+    return (folder / _SETTLED).exists()
 
 
 def _mark(folder: Path, told: Sequence[str]) -> None:

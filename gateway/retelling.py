@@ -143,14 +143,15 @@ class Retelling:
             log.warning("told_again", journal=folder.name, calls=told, shards=len(lost_since))
 
     async def _tell_dead(self, present: Sequence[str]) -> None:
-        """Those that end without order are left to the next start."""
-        left = dead_journals(self._home, but=self._journal.folder, settled_only=True)
-        try:
-            for dead in left:
-                if not dead.outdated:
-                    await self._tell_settled(dead, present)
-        finally:
-            for dead in left:
+        """Those of processes that ended without order are told by who takes them over (`replay.py`). One that nobody
+        has written to for a day goes."""
+        for dead in dead_journals(self._home, but=self._journal.folder, settled=True):
+            if dead.outdated:
+                dead.remove()
+                continue
+            try:
+                await self._tell_settled(dead, present)
+            finally:
                 dead.release()
 
     async def _tell_settled(self, dead: DeadJournal, present: Sequence[str]) -> None:

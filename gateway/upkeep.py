@@ -1,6 +1,7 @@
 """What a gateway does for as long as it runs, beside its calls. What dies of a fault of ours is said and begun anew."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -30,10 +31,12 @@ async def lasting(name: str, work: Callable[[], Awaitable[None]], restart_s: flo
 
 
 async def keep_journal(journal: Journal) -> None:
-    """Sync each second, off the loop; drop old segments; see whether a disk that was full has room again."""
+    """Sync each second, off the loop; begin and drop segments by their age; see whether a disk that was full has room
+    again."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(JOURNAL_SYNC_S)
+        journal.turn_over(time.time())
         try:
             await loop.run_in_executor(None, journal.keep)
         except OSError as error:

@@ -174,13 +174,8 @@ async def test_g3_kill_at_every_write(chain: Chain, call: str) -> None:
     raise AssertionError(f"{WRITES_MAX} writes and no end")
 
 
-async def test_g9_two_gateways_one_account(chain: Chain) -> None:
-    """500 parallel calls through two gateways, with credit for three: at most three reach the upstream, and the balance
-    does not fall below nothing."""
-    secret = await chain.personal("ana", credit="100000")
-    body = {**STREAM, "stream": False, "max_tokens": 12}
-    price = await chain.cost_of(secret, body)
-    await chain.set_balance("ana", 4 * price - 1)
+async def second_gateway(chain: Chain) -> tuple[Program, str]:
+    """One more gateway on the same home, started, and its base URL."""
     port, metrics = free_port(), free_port()
     environment = {
         **chain.stack.environment,
@@ -189,6 +184,41 @@ async def test_g9_two_gateways_one_account(chain: Chain) -> None:
     }
     second = Program("gateway", environment, metrics, chain.stack.gateway._log.with_name("second.log"))
     await second.start()
+    return second, f"http://127.0.0.1:{port}/v1"
+
+
+async def test_g2_a_sibling_takes_over(chain: Chain) -> None:
+    """A gateway is killed in mid-stream and not started again: the one that runs beside it on the same disk books the
+    call at its last note, long before its hold expires."""
+    secret = await chain.personal("ana", credit="1000000")
+    second, base_url = await second_gateway(chain)
+    never = asyncio.Event()
+    chain.upstream.script = lambda _: Play(
+        tokens=TOKENS, pause=lambda sent: asyncio.ensure_future(never.wait()) if sent == 10 else None
+    )
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{base_url}/chat/completions", json=STREAM) as answer,
+    ):
+        await answer.content.readany()
+        second.kill()
+        [entry] = await chain.usage_entries("ana", 1)
+    never.set()
+    assert entry["event_id"] == str(chain.upstream.served[0].event_id)
+    assert entry["outcome"] == "lost"
+    assert chain.stack.gateway.alive
+    assert '"journal_taken_over"' in chain.stack.gateway.output
+
+
+async def test_g9_two_gateways_one_account(chain: Chain) -> None:
+    """500 parallel calls through two gateways, with credit for three: at most three reach the upstream, and the balance
+    does not fall below nothing."""
+    secret = await chain.personal("ana", credit="100000")
+    body = {**STREAM, "stream": False, "max_tokens": 12}
+    price = await chain.cost_of(secret, body)
+    await chain.set_balance("ana", 4 * price - 1)
+    second, base_url = await second_gateway(chain)
     served = len(chain.upstream.served)
     go_on = asyncio.Event()
     chain.upstream.script = lambda _: Play(before_head=go_on)
@@ -197,7 +227,7 @@ async def test_g9_two_gateways_one_account(chain: Chain) -> None:
         timeout = aiohttp.ClientTimeout(total=60)
         headers = {"Authorization": f"Bearer {secret}"}
         async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
-            bases = (chain.stack.base_url, f"http://127.0.0.1:{port}/v1")
+            bases = (chain.stack.base_url, base_url)
 
             async def call(number: int) -> int:
                 async with session.post(f"{bases[number % 2]}/chat/completions", json=body) as answer:

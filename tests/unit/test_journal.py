@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway import journal as module
-from gateway.journal import Journal, JournalFullError, Kind
+from gateway.journal import Journal, JournalFullError, Kind, segments
 from tests.harness.journals import RECORDS, Records, filled, only_dead, read
 
 
@@ -178,6 +178,24 @@ def test_upkeep_never_drops_the_segment_that_is_written(tmp_path: Path) -> None:
     journal.keep()
     journal.close()
     assert read(journal.folder) == ([(b"S", b"kept")], 0)
+
+
+def test_little_traffic_is_dropped_in_its_time(tmp_path: Path) -> None:
+    """A segment that has been open for long is followed by the next one, so that its age can drop it; one that holds
+    nothing stays."""
+    journal = Journal(tmp_path, "gateway")
+    journal.write(b"S", b"old")
+    journal.turn_over(time.time())
+    assert len(segments(journal.folder)) == 1
+    later_s = time.time() + module.SEGMENT_OPEN_S_MAX + 1
+    for _ in range(2):
+        journal.turn_over(later_s)
+        assert len(segments(journal.folder)) == 2
+    os.utime(journal.folder / "000001.log", (0, 0))
+    journal.keep()
+    journal.write(b"S", b"new")
+    journal.close()
+    assert read(journal.folder) == ([(b"S", b"new")], 0)
 
 
 def test_a_segment_may_change_while_a_thread_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What dead processes left behind: which event each call is booked with, and that no journal is lost on the way."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any, Final, cast
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from gateway import metrics
 from gateway.journal import Journal, JournalFullError, Kind, dead_journals
-from gateway.replay import last_words, replay
+from gateway.replay import Adoption, last_words
+from gateway.retelling import Retelling
 from shared import events
 from shared.events import UsageEvent
 from shared.usage import Usage
@@ -42,6 +44,17 @@ def left_behind(home: Path, *records: tuple[Kind, UsageEvent], settled: bool = F
         dead.write(kind, events.encode(event))
     dead.close(told=["epoch"] if settled else None)
     return dead.folder
+
+
+async def replayed(home: Path, own: Journal) -> list[UsageEvent]:
+    """What one look for the dead tells."""
+    told: list[UsageEvent] = []
+
+    async def tell(calls: list[UsageEvent]) -> None:
+        told.extend(calls)
+
+    await Adoption(home, own, tell).look()
+    return told
 
 
 # The last word ----------------------------------------------------------------------------------------------------
@@ -103,12 +116,12 @@ def test_no_call_is_booked_twice_and_no_close_is_overruled(lives: list[tuple[str
 # Taking over ------------------------------------------------------------------------------------------------------
 
 
-def test_the_dead_are_reported_copied_and_removed(tmp_path: Path) -> None:
+async def test_the_dead_are_reported_copied_and_removed(tmp_path: Path) -> None:
     """Every call of every dead journal reaches Redis and our own journal; the folders are gone."""
     records = [record("S", 1), record("D", 2), record("V", 3)]
     folders = [left_behind(tmp_path, *records[:2]), left_behind(tmp_path, records[2], record("C", 4))]
     own = Journal(tmp_path, "own")
-    reported = replay(tmp_path, own)
+    reported = await replayed(tmp_path, own)
     assert {event.event_id for event in reported} == {event_of(1), event_of(2), event_of(4)}
     assert not any(folder.exists() for folder in folders)
     own.close()
@@ -116,7 +129,7 @@ def test_the_dead_are_reported_copied_and_removed(tmp_path: Path) -> None:
     assert [(kind, events.decode(data)) for kind, data in heir.records()] == [(b"S", event) for event in reported]
 
 
-def test_a_process_that_dies_while_it_replays_loses_nothing(tmp_path: Path) -> None:
+async def test_a_process_that_dies_while_it_replays_loses_nothing(tmp_path: Path) -> None:
     """The copy is whole and synced before the original goes: at the next start either journal tells the same."""
     event = record("C", 1)[1]
     left_behind(tmp_path, (b"C", event))
@@ -124,11 +137,11 @@ def test_a_process_that_dies_while_it_replays_loses_nothing(tmp_path: Path) -> N
     own.write(b"S", events.encode(event))
     own.close()
     again = Journal(tmp_path, "again")
-    assert replay(tmp_path, again) == [event, event]
+    assert await replayed(tmp_path, again) == [event, event]
     again.close()
 
 
-def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start does not fail: calls are reported to Redis, and the folder waits, locked, for the next start."""
     records = [record("S", number) for number in range(1, 6)]
     folder = left_behind(tmp_path, *records)
@@ -141,49 +154,77 @@ def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkeypatch:
             raise JournalFullError("full")
 
     monkeypatch.setattr(own, "write", write)
-    assert [event.event_id for event in replay(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
+    assert [event.event_id for event in await replayed(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
     assert folder.exists()
     assert dead_journals(tmp_path, but=own.folder) == []
     own.close()
 
 
-def test_damage_is_counted_for_all_to_see(tmp_path: Path) -> None:
+async def test_damage_is_counted_for_all_to_see(tmp_path: Path) -> None:
     """A record whose checksum is wrong is skipped, and moves a metric."""
     folder = left_behind(tmp_path, record("S", 1), record("S", 2))
     segment = folder / "000001.log"
     segment.write_bytes(segment.read_bytes().replace(b'"complete"', b'"complate"', 1))
     before = metrics.JOURNAL_DAMAGED._value.get()
     own = Journal(tmp_path, "own")
-    assert [event.event_id for event in replay(tmp_path, own)] == [event_of(2)]
+    assert [event.event_id for event in await replayed(tmp_path, own)] == [event_of(2)]
     assert metrics.JOURNAL_DAMAGED._value.get() == before + 1
     own.close()
 
 
-def test_with_nobody_dead_there_is_nothing_to_do(tmp_path: Path) -> None:
+async def test_with_nobody_dead_there_is_nothing_to_do(tmp_path: Path) -> None:
     """The first start of all, and a start beside a living process."""
     own = Journal(tmp_path, "own")
     living = Journal(tmp_path, "living")
     living.write(b"D", events.encode(record("D")[1]))
-    assert replay(tmp_path, own) == []
+    assert await replayed(tmp_path, own) == []
     living.close()
     own.close()
 
 
-def test_a_process_that_ended_in_order_is_not_reported_again(tmp_path: Path) -> None:
+async def test_a_process_that_ended_in_order_is_not_reported_again(tmp_path: Path) -> None:
     """A restart is no flood of repeats: the settled journal stays as it is, for whoever may have lost what it holds."""
     folder = left_behind(tmp_path, record("S"), settled=True)
     own = Journal(tmp_path, "own")
-    assert replay(tmp_path, own) == []
+    assert await replayed(tmp_path, own) == []
     assert folder.exists()
     own.close()
 
 
-def test_a_settled_journal_goes_after_its_day(tmp_path: Path) -> None:
+async def test_a_settled_journal_goes_after_its_day(tmp_path: Path) -> None:
     """Nobody needs it any more: the folder is removed."""
     folder = left_behind(tmp_path, record("S"), settled=True)
-    for segment in folder.glob("*.log"):
-        os.utime(segment, (0, 0))
     own = Journal(tmp_path, "own")
-    assert replay(tmp_path, own) == []
-    assert not folder.exists()
+    retelling = Retelling(cast("Any", None), cast("Any", None), own, tmp_path)
+    for aged in (False, True):
+        await retelling._tell_dead([])
+        assert folder.exists() is not aged
+        for segment in folder.glob("*.log"):
+            os.utime(segment, (0, 0))
+    own.close()
+
+
+async def test_what_is_not_told_is_owed(tmp_path: Path) -> None:
+    """From before the first copy until all is confirmed our journal is not one of which nothing need be reported; a
+    process that dies while we live is taken over at the next look."""
+    own = Journal(tmp_path, "own")
+    seen_owing: list[bool] = []
+
+    async def tell(_: list[UsageEvent]) -> None:
+        seen_owing.append(adoption.owing)
+
+    adoption = Adoption(tmp_path, own, tell)
+    for _ in range(2):
+        left_behind(tmp_path, record("D"))
+        await adoption.look()
+    assert (seen_owing, adoption.owing) == ([True, True], False)
+
+    async def never(_: list[UsageEvent]) -> None:
+        raise asyncio.CancelledError
+
+    adoption = Adoption(tmp_path, own, never)
+    left_behind(tmp_path, record("D"))
+    with pytest.raises(asyncio.CancelledError):
+        await adoption.look()
+    assert adoption.owing
     own.close()

@@ -69,7 +69,7 @@ def test_a_settled_journal_names_the_epochs(tmp_path: Path) -> None:
     """Also where some are unknown; it can be marked anew."""
     journal = Journal(tmp_path, "own")
     journal.close(told=[FIRST, "", ""])
-    (dead,) = dead_journals(tmp_path, but=Path(), settled_only=True)
+    (dead,) = dead_journals(tmp_path, but=Path(), settled=True)
     assert lost(dead.told, [FIRST, "", FIRST], STOOD_AT_S) == {2: 0.0}
     dead.mark([FIRST, "", FIRST])
     assert lost(dead.told, [FIRST, "", FIRST], STOOD_AT_S) == {}
