@@ -8,6 +8,7 @@ from uuid import UUID
 
 import structlog
 
+from gateway import metrics
 from gateway.admission import Call
 from gateway.bounds import Bounds, affordable_tokens
 from gateway.identity import Caller
@@ -204,13 +205,29 @@ class Budget:
     async def extend(self, hold: Hold, more_mc: int) -> bool:
         """Keep a hold alive, note its draft, hold more. False: the credit does not suffice.
 
-        While Redis is away the answer is True: running streams finish.
+        One that expired while this process slept, or that Redis has forgotten, is made again: others of the account
+        must see it. While Redis is away the answer is True: running streams finish.
         """
+        try:
+            verdict, *facts = await self._extend(hold, more_mc)
+            if verdict == b"gone" and not hold.closing:  # one that is being closed must not come back behind its close
+                verdict, *facts = await self._extend(hold, more_mc, again_mc=hold.held_mc)
+                metrics.HOLDS_AGAIN.inc(verdict != b"gone")
+        except (RedisAwayError, RedisAnswerError) as error:
+            log.warning("extend_failed", error=str(error))
+            return True
+        if verdict != b"gone":
+            hold.held_mc = facts[0]
+        return bool(verdict != b"refused")
+
+    async def _extend(self, hold: Hold, more_mc: int, *, again_mc: int | None = None) -> list[Any]:
         caller, shard = hold.call.caller, hold.call.caller.shard
         keys = (
             redis_keys.account(shard, caller.account_id),
             redis_keys.holds(shard, caller.account_id),
             redis_keys.deadlines(shard),
+            redis_keys.unposted(shard, caller.account_id),
+            redis_keys.epoch(shard),
         )
         arguments = (
             str(caller.account_id),
@@ -219,22 +236,20 @@ class Budget:
             self._ttl_s,
             hold.draft.charge_mc,
             events.encode(hold.draft),
+            "" if again_mc is None else again_mc,
         )
-        try:
-            verdict, *facts = await self._link.run("extend", keys, arguments)
-        except (RedisAwayError, RedisAnswerError) as error:
-            log.warning("extend_failed", error=str(error))
-            return True
-        if verdict != b"gone":
-            hold.held_mc = facts[0]
-        return bool(verdict != b"refused")
+        return await self._link.run("extend", keys, arguments)
 
     async def keep_alive(self) -> None:
         """Renew every open hold, twice within its time to live, for as long as the gateway runs."""
         while True:
             await asyncio.sleep(self._ttl_s / 3)
             if self._link.ready:
-                await asyncio.gather(*(self.extend(hold, 0) for hold in list(self.running.values())))
+                await self.renew()
+
+    async def renew(self) -> None:
+        """Keep every open hold alive, and make those again that are gone."""
+        await asyncio.gather(*(self.extend(hold, 0) for hold in list(self.running.values())))
 
     def settle(self, hold: Hold, event: UsageEvent) -> None:
         """Report a closed call, now or as soon as Redis is back. Its S record is on disk already."""

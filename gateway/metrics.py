@@ -32,6 +32,10 @@ FIRST_BYTE = Histogram(
 CREDITS = Counter("sundial_gateway_charged_millicredits_total", "Charged by the gateway's own arithmetic.")
 COST = Counter("sundial_gateway_provider_cost_nanousd_total", "Provider cost by the gateway's own arithmetic.")
 RUNNING = Gauge("sundial_gateway_holds_open", "Calls between their reservation and their close.")
+HOLDS_AGAIN = Counter(
+    "sundial_gateway_holds_again_total",
+    "Holds of running calls that had expired, or that Redis had forgotten, and that were made again.",
+)
 UNSETTLED = Gauge("sundial_gateway_unsettled", "Closed calls that Redis has not confirmed yet.")
 READY = Gauge("sundial_gateway_ready", "1 while calls can begin.")
 CONNECTIONS = Gauge("sundial_gateway_connections", "Open connections of clients.")

@@ -7,7 +7,7 @@ shard tells (shared.epochs):
   another origin    Redis had forgotten everything: all that the journal holds is told
   another one       it was restarted, or another server took its place: what was written of late is told
 Repeats do no harm: the meter knows an event by its id. Only S records are told: what came to nothing (V) never reached
-the stream, and running calls (D, C) will still be closed by whoever runs them.
+the stream, and running calls (D, C) will still be closed by whoever runs them. Their holds are made again at once.
 """
 
 import asyncio
@@ -119,6 +119,7 @@ class Retelling:
         if dropped:
             lost_since = dict.fromkeys(range(ids.SHARDS), 0.0)
         if lost_since:
+            await self._budget.renew()
             await self._tell(self._journal.folder, lost_since)
             self.told = _merged(self.told, present)
             self._budget.dropped -= dropped

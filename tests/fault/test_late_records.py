@@ -18,8 +18,8 @@ BODY: Any = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Q
 
 
 async def test_g5_a_gateway_that_slept_tells_the_truth_after_all(chain: Chain) -> None:
-    """Stopped in the middle of a stream and of an answer in one piece, until both are booked as lost; woken up, both
-    answers reach their clients whole, and each is corrected once to what it truly was."""
+    """Stopped in the middle of a stream and of an answer in one piece, until both are booked as lost; woken up, it
+    holds for both again, both answers reach their clients whole, and each is corrected once to what it truly was."""
     await chain.stack.gateway.stop()
     await chain.stack.gateway.start(SUNDIAL_HOLD_TTL_S=HOLD_TTL_S)
     secret = await chain.personal("ana", credit="100000")
@@ -36,11 +36,17 @@ async def test_g5_a_gateway_that_slept_tells_the_truth_after_all(chain: Chain) -
         stream = tasks.create_task(chain.raw(secret, {**BODY, "stream": True}))
         await chain.upstream.arrived(2)
         await until(lambda: max(served.sent_tokens for served in chain.upstream.served) == 10)
+        before = (await chain.stack.sundial("account", "show", "ana"))["held"]
         chain.stack.gateway.signal(signal.SIGSTOP)
         try:
             await chain.booked(2)
         finally:
             chain.stack.gateway.signal(signal.SIGCONT)
+
+        async def held_again() -> bool:
+            return bool((await chain.stack.sundial("account", "show", "ana"))["held"] == before > 0)
+
+        await until(held_again)
         go_on.set()
     assert whole.result()[0] == 200
     assert stream.result().rstrip().endswith(b"data: [DONE]")

@@ -174,6 +174,37 @@ async def test_r4_r9_forgetting_while_streams_run(redis_chain: Chain, own_redis:
     await healed(redis_chain, secrets[0])
 
 
+@pytest.mark.parametrize("loss", [flushed, emptied])
+async def test_r4_a_hold_that_redis_forgot_is_made_again(
+    redis_chain: Chain, own_redis: RedisProgram, tmp_path: Path, loss: Loss
+) -> None:
+    """Of a running stream: as soon as Redis knows the accounts again, others of the account see as much held as
+    before, and when it has ended nothing."""
+    secret = await redis_chain.personal("ana", credit="1000000")
+    go_on = asyncio.Event()
+    redis_chain.upstream.script = lambda _: Play(
+        tokens=40, pause=lambda sent: asyncio.ensure_future(go_on.wait()) if sent == 10 else None
+    )
+
+    async def held() -> int:
+        return int((await redis_chain.stack.sundial("account", "show", "ana"))["held"])
+
+    stream = asyncio.create_task(redis_chain.raw(secret, {**BODY, "stream": True}))
+    await redis_chain.upstream.arrived(1)
+    before = await held()
+    assert before > 0
+    loss(own_redis, tmp_path)
+
+    async def again() -> bool:
+        return await held() == before
+
+    await until(again, HEAL_S)
+    go_on.set()
+    assert (await stream).rstrip().endswith(b"data: [DONE]")
+    await healed(redis_chain, secret)
+    assert await held() == 0
+
+
 @pytest.mark.parametrize("away", ["paused", "killed"])
 async def test_r1_r3_redis_is_away(redis_chain: Chain, own_redis: RedisProgram, away: str) -> None:
     """R3 it hangs, R1 it is down: new calls are refused with 503 and nothing is sent upstream; a running stream does

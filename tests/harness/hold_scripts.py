@@ -94,9 +94,12 @@ class HoldScripts:
         arguments = (full, slice_, least, ttl_s, cap, self.event(number), announced, allowance)
         return self.run("reserve", "epoch account holds deadlines stream", *self._ids(number), plan, *arguments)
 
-    def extend(self, number: int, more: int, charge: int = 0, *, ttl_s: int = TTL_S) -> list[Any]:
-        arguments = (more, ttl_s, charge, self.event(number, charge))
-        return self.run("extend", "account holds deadlines", *self._ids(number), *arguments)
+    def extend(
+        self, number: int, more: int, charge: int = 0, *, ttl_s: int = TTL_S, again: int | None = None
+    ) -> list[Any]:
+        """`again`: what to hold where the hold is gone."""
+        arguments = (more, ttl_s, charge, self.event(number, charge), "" if again is None else again)
+        return self.run("extend", "account holds deadlines unposted epoch", *self._ids(number), *arguments)
 
     def settle(self, number: int, charge: int, *, lost: bool = False) -> list[Any]:
         """The true record of a call, or, with `lost`, what a journal says was noted of it."""

@@ -230,11 +230,16 @@ async def test_a_running_stream_is_not_stopped_because_redis_is_away(
     budget.void(hold)
 
 
-async def test_a_hold_that_redis_has_forgotten_runs_on(budget: Budget, ana: HoldScripts) -> None:
-    """Expired or flushed: the call is not stopped, and its usage is booked all the same."""
+async def test_a_hold_that_redis_has_forgotten_is_made_again(budget: Budget, ana: HoldScripts) -> None:
+    """Expired or flushed: the call runs on, others see its hold, and its usage is booked; not where it is closing."""
     hold = await reserve(budget)
     ana.forget(str(hold.call.event_id))
     assert await budget.extend(hold, 100)
+    assert (hold.held_mc, ana.state().held) == (200, 200)
+    ana.forget(str(hold.call.event_id))
+    hold.closing = True
+    assert await budget.extend(hold, 100)
+    assert ana.state().held == 0
     budget.settle(hold, closed_as(hold, 70))
     await until(lambda: budget.unsettled == 0)
     assert booked(ana) == [(hold.call.event_id, 70)]

@@ -89,13 +89,17 @@ class Holds(RuleBasedStateMachine):
             assert self.mode == "enforce"
             assert before < max(least, 1) or before < slice_
 
-    @rule(number=NUMBERS, more=AMOUNTS, charge=CHARGES, dies=st.booleans())
-    def extend(self, number: int, more: int, charge: int, dies: bool) -> None:
+    @rule(number=NUMBERS, more=AMOUNTS, charge=CHARGES, dies=st.booleans(), again=st.none() | AMOUNTS)
+    def extend(self, number: int, more: int, charge: int, dies: bool, again: int | None) -> None:
         before = self.account.state().spendable
-        verdict, *facts = self.account.extend(number, more, charge, ttl_s=GONE_S if dies else LIVE_S)
+        verdict, *facts = self.account.extend(number, more, charge, ttl_s=GONE_S if dies else LIVE_S, again=again)
         if number not in self.holds:
-            assert verdict == "gone"
-            return
+            if again is None or name(number) in self._waiting_before:
+                assert verdict == "gone"
+                return
+            made = min(again, max(before, 0)) if self.mode == "enforce" else again
+            self.holds[number] = max(made, charge)
+            before -= self.holds[number]
         fits = more == 0 or before >= more or self.mode != "enforce"
         assert verdict == ("ok" if fits else "refused")
         self.holds[number] += more if fits else 0
