@@ -29,42 +29,6 @@ TRANSFER_COLUMNS: Final = (
     "recorded_at",
 )
 DRAW_COLUMNS: Final = ("account_id", "transfer_id", "grant_id", "amount_mc")
-USAGE_EVENT_COLUMNS: Final = (
-    "account_id",
-    "event_id",
-    "key_id",
-    "family",
-    "model_asked",
-    "model_answered",
-    "priced_as",
-    "price_version",
-    "card",
-    "service_tier",
-    "tokens_in",
-    "tokens_out",
-    "usage",
-    "charge_mc",
-    "cost_nano",
-    "gateway_charge_mc",
-    "upstream_cost_nano",
-    "hold_mc",
-    "evidence",
-    "outcome",
-    "flags",
-    "stream",
-    "status",
-    "started_at",
-    "first_byte_us",
-    "settled_at",
-    "upstream_call_id",
-    "gateway",
-    "conversation",
-    "message",
-    "purpose",
-    "recorded_at",
-)
-
-
 UNPRICED_COLUMNS: Final = ("account_id", "event_id", "shard", "late")
 CORRECTION_COLUMNS: Final = (
     "account_id",
@@ -76,33 +40,6 @@ CORRECTION_COLUMNS: Final = (
     "cost_nano",
     "recorded_at",
     "late",
-)
-EVENT_CORRECTION_COLUMNS: Final = (
-    "account_id",
-    "event_id",
-    "transfer_id",
-    "model_answered",
-    "priced_as",
-    "price_version",
-    "card",
-    "service_tier",
-    "tokens_in",
-    "tokens_out",
-    "usage",
-    "charge_mc",
-    "cost_nano",
-    "gateway_charge_mc",
-    "upstream_cost_nano",
-    "hold_mc",
-    "evidence",
-    "outcome",
-    "flags",
-    "status",
-    "first_byte_us",
-    "settled_at",
-    "upstream_call_id",
-    "gateway",
-    "recorded_at",
 )
 
 
@@ -132,8 +69,8 @@ class Account(msgspec.Struct, kw_only=True):
 
 
 class Rows(msgspec.Struct):
-    """Rows to insert, each tuple in the order of its table's columns above; those of grants in that of the statement
-    insert_grants."""
+    """Rows to insert, each tuple in the order of its table's columns: above and in meter.usage_rows; those of grants in
+    that of the statement insert_grants."""
 
     usage_events: list[tuple[Any, ...]] = []
     transfers: list[tuple[Any, ...]] = []

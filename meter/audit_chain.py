@@ -12,12 +12,11 @@ import msgspec
 
 from meter.accounts import (
     CORRECTION_COLUMNS,
-    EVENT_CORRECTION_COLUMNS,
     TRANSFER_COLUMNS,
-    USAGE_EVENT_COLUMNS,
 )
 from meter.database import speak_microseconds
 from meter.digests import GRANT_WIDTH, START, digest
+from meter.usage_rows import EVENT_CORRECTION_COLUMNS, USAGE_EVENT_COLUMNS
 from meter.violation import Violation
 
 RULE: Final = "digest"

@@ -11,10 +11,8 @@ from uuid import UUID
 from meter.accounts import (
     CORRECTION_COLUMNS,
     DRAW_COLUMNS,
-    EVENT_CORRECTION_COLUMNS,
     TRANSFER_COLUMNS,
     UNPRICED_COLUMNS,
-    USAGE_EVENT_COLUMNS,
     Account,
     Rows,
 )
@@ -23,6 +21,7 @@ from meter.draws import NEVER_US, OpenGrant, drawing_order
 from meter.introductions import Introduction
 from meter.posting import Known, Standing
 from meter.queries import QUERIES
+from meter.usage_rows import EVENT_CORRECTION_COLUMNS, USAGE_EVENT_COLUMNS
 from shared import ids, redis_keys
 
 _SEALED_COLUMNS: Final = (*TRANSFER_COLUMNS, "digest")

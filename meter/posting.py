@@ -23,6 +23,7 @@ import msgspec
 
 from meter.accounts import Account, Credit, Rows, Transfer, UnbookableError, charge, credit
 from meter.correction_posting import book_correction
+from meter.usage_rows import Judged, late_row, usage_row
 from shared import ids, redis_keys
 from shared.events import AccountSeen, StreamMessage, UsageEvent
 from shared.pricing import Charge, PricedModel, RateCard
@@ -50,7 +51,6 @@ _MOMENT_US_MAX: Final = 4_102_444_800_000_000
 """2100-01-01 in Unix microseconds: a gateway that says later, or earlier than 1970, has no clock."""
 
 _NO_CHARGE: Final = Charge(charge_mc=0, cost_nano=0, priced=True)
-_encode_usage = msgspec.json.Encoder(order="sorted").encode  # as meter.digests has it
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -218,19 +218,7 @@ def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_u
     posting.booked += 1
 
 
-class _Judged(msgspec.Struct):
-    """An event as the books will have it."""
-
-    charge_mc: int
-    cost_nano: int
-    flags: tuple[str, ...]
-    started_at_us: int
-    settled_at_us: int
-    waiting: bool
-    """For a price."""
-
-
-def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> _Judged:
+def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> Judged:
     """Raises UnbookableError where its charge is out of bounds."""
     flags = event.flags
     charged = recompute(
@@ -260,10 +248,10 @@ def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> 
         posting.off_time += 1
     if not 0 <= charge_mc <= MC_MAX:
         raise UnbookableError(f"charge of {charge_mc} mc is out of bounds")
-    return _Judged(charge_mc, cost_nano, flags, started_at_us, settled_at_us, charged is None)
+    return Judged(charge_mc, cost_nano, flags, started_at_us, settled_at_us, charged is None)
 
 
-def _note_price(posting: Posting, account: Account, event: UsageEvent, judged: _Judged, *, late: bool) -> None:
+def _note_price(posting: Posting, account: Account, event: UsageEvent, judged: Judged, *, late: bool) -> None:
     """What has no price waits for one; what has is compared with the upstream's own figure."""
     if judged.waiting:
         posting.rows.unpriced.append((event.account_id, event.event_id, account.shard, late))
@@ -277,43 +265,7 @@ def _book_usage(posting: Posting, account: Account, event: UsageEvent, tariff: T
     transfer = Transfer(transfer_id=event.event_id, kind="usage", contra="usage", occurred_at_us=judged.settled_at_us)
     charge(account, posting.rows, transfer, judged.charge_mc, now_us)
     _note_price(posting, account, event, judged, late=False)
-    usage = event.usage
-    posting.rows.usage_events.append(
-        (
-            event.account_id,
-            event.event_id,
-            event.key_id,
-            event.family,
-            event.model_asked,
-            event.model_answered,
-            event.priced_as,
-            event.price_version,
-            event.card,
-            event.service_tier,
-            usage.tokens_in,
-            usage.tokens_out,
-            _encode_usage(usage).decode(),
-            judged.charge_mc,
-            judged.cost_nano,
-            event.charge_mc,
-            event.upstream_cost_nano,
-            event.hold_mc,
-            event.evidence,
-            event.outcome,
-            judged.flags,
-            event.stream,
-            event.status,
-            judged.started_at_us,
-            event.first_byte_us,
-            judged.settled_at_us,
-            event.upstream_call_id,
-            event.gateway,
-            event.conversation,
-            event.message,
-            event.purpose,
-            account.recorded_at_us,
-        )
-    )
+    posting.rows.usage_events.append(usage_row(event, judged, account.recorded_at_us))
     posting.booked += 1
     posting.evidence[event.evidence] += 1
     return judged.charge_mc
@@ -330,36 +282,8 @@ def _book_late(
     # Of this batch, perhaps; what an earlier one left in the queue is taken out when the rows are written.
     posting.rows.unpriced = [row for row in posting.rows.unpriced if row[1] != event.event_id]
     _note_price(posting, account, event, judged, late=True)
-    usage = event.usage
-    posting.rows.event_corrections.append(
-        (
-            event.account_id,
-            event.event_id,
-            transfer_id,
-            event.model_answered,
-            event.priced_as,
-            event.price_version,
-            event.card,
-            event.service_tier,
-            usage.tokens_in,
-            usage.tokens_out,
-            _encode_usage(usage).decode(),
-            judged.charge_mc,
-            judged.cost_nano,
-            event.charge_mc,
-            event.upstream_cost_nano,
-            event.hold_mc,
-            event.evidence,
-            event.outcome,
-            judged.flags,
-            event.status,
-            event.first_byte_us,
-            judged.settled_at_us,
-            event.upstream_call_id,
-            event.gateway,
-            account.recorded_at_us,
-        )
-    )
+    row = usage_row(event, judged, account.recorded_at_us)
+    posting.rows.event_corrections.append(late_row(row, transfer_id))
     posting.booked += 1
     posting.late["same" if not amount_mc else "cheaper" if amount_mc > 0 else "dearer"] += 1
     return judged.charge_mc
