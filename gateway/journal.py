@@ -31,7 +31,8 @@ SEGMENT_OPEN_S_MAX: Final = 3 * 3600
 """Time after which the next segment is begun: what little traffic leaves is dropped in time, too."""
 PROBE_BYTES: Final = 4096
 """Empty lines written to see whether the disk takes a whole block again."""
-_LOCK: Final = "lock"
+LOCK_FILE: Final = "lock"
+"""Locked for as long as the process lives that writes the journal."""
 _SETTLED: Final = "settled"
 """Marks the journal of a process that ended in order, and names the epochs of Redis, a line for each shard, to which
 all of it was told: kept for its day, should Redis or Postgres lose what it holds."""
@@ -265,7 +266,7 @@ def _mark(folder: Path, told: Sequence[str]) -> None:
 
 def _lock(folder: Path) -> int | None:
     """The descriptor that holds the folder's lock; None where another living process holds it, or has removed it."""
-    path = folder / _LOCK
+    path = folder / LOCK_FILE
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:

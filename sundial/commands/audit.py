@@ -16,6 +16,7 @@ BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposte
 """Rules that are more than one statement on the books: each charge recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)
+JOURNAL_RULES = ("journal",)
 
 
 @click.command()
@@ -27,8 +28,15 @@ CHECKPOINT_RULES = ("checkpoint",)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What this signed checkpoint says must still stand in the books.",
 )
+@click.option(
+    "--journal",
+    "home",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="What the gateways with this SUNDIAL_HOME wrote to their journals must be in the books.",
+)
 @output_options
-def audit(quiet: bool, file: Path | None, as_json: bool) -> None:
+def audit(quiet: bool, file: Path | None, home: Path | None, as_json: bool) -> None:
     """Prove the invariants of the books and of Redis.
 
     Conservation, gapless histories, every event once and priced, grants and draws, append-only tables, and a projection
@@ -38,11 +46,15 @@ def audit(quiet: bool, file: Path | None, as_json: bool) -> None:
     is set), and each account still has the balance and the digest that it had then. An altered or removed row, a tail
     that was cut off, a chain that was written anew, another database: each is told with account and seq.
 
+    With --journal also: each call that a gateway wrote as settled has one usage row that says the same, or is a dead
+    letter; each that it began is open, or has one too; none that came to nothing has any. Journals hold 24 hours.
+
     \b
     Examples:
       sundial audit
       sundial audit --json
       sundial audit --checkpoint /media/notary/checkpoint-2026-11-25T030000Z-5d2c8f01.json
+      sundial audit --journal .sundial
     """
     from meter import audit as auditor
     from sundial import database, output, projection
@@ -52,14 +64,16 @@ def audit(quiet: bool, file: Path | None, as_json: bool) -> None:
     said = _signed(file, settings) if file else None
     with database.border(settings.database_url), projection.border(settings.redis_url):
         found = run(auditor.audit(settings.database_url, settings.redis_url, quiet=quiet, checkpoint=said))
+        calls = _journals(home, settings, found, quiet=quiet) if home else None
     broken = Counter(violation.rule for violation in found)
-    asked = (*(QUIET_RULES if quiet else ()), *(CHECKPOINT_RULES if file else ()))
+    asked = (*(QUIET_RULES if quiet else ()), *(CHECKPOINT_RULES if file else ()), *(JOURNAL_RULES if home else ()))
     rules = dict.fromkeys((*auditor.RULES, *BESIDE_THE_BOOKS, *asked, *broken), 0) | broken
     if as_json:
         violations = [{"rule": one.rule, "subject": one.subject, "detail": one.detail} for one in found]
-        output.print_json({"ok": not found, "rules": rules, "violations": violations})
+        journal = {} if calls is None else {"journal": calls}
+        output.print_json({"ok": not found, "rules": rules, "violations": violations, **journal})
     else:
-        _tell(rules, found)
+        _tell(rules, found, calls)
     if found:
         raise NegativeError(f"{sum(broken.values())} violations of {len(broken)} rules.")
 
@@ -84,7 +98,22 @@ def _signed(file: Path, settings: "CommandSettings") -> "Statement":
         raise NegativeError(f"{file}: {error}") from None
 
 
-def _tell(rules: dict[str, int], found: list[Any]) -> None:
+def _journals(home: Path, settings: "CommandSettings", found: list[Any], *, quiet: bool) -> dict[str, int]:
+    """How many calls of the journals are in which state. Adds to `found` what is wrong."""
+    from meter import audit_journal
+    from meter.violation import Violation
+    from sundial.journals import Journals
+
+    journals = Journals(home)
+    look_up = audit_journal.audit_journals(settings.database_url, settings.redis_url, journals.pages(), quiet=quiet)
+    looked_up = run(look_up)
+    found.extend(looked_up.violations)
+    for path, lines in journals.damaged.items():
+        found.append(Violation(audit_journal.RULE, str(path), f"{lines} damaged records, which cannot be looked up"))
+    return {"journals": len(journals), **{state: looked_up.states[state] for state in audit_journal.STATES}}
+
+
+def _tell(rules: dict[str, int], found: list[Any], calls: dict[str, int] | None) -> None:
     from rich.text import Text
 
     from sundial import output
@@ -94,6 +123,9 @@ def _tell(rules: dict[str, int], found: list[Any]) -> None:
         for rule, count in rules.items()
     ]
     output.print_rich(output.table("", ("Rule", "Result"), rows))
+    if calls is not None:
+        counted = [(state, str(count)) for state, count in calls.items()]
+        output.print_rich(output.table("Calls in the journals", ("State", "Calls"), counted))
     if found:
         details = [(one.rule.replace("_", " "), one.subject, one.detail) for one in found]
         output.print_rich(output.table("Violations", ("Rule", "Subject", "Detail"), details))
