@@ -24,8 +24,8 @@ up: install ## Run the whole chain in the foreground, demo models included; Ctrl
 test: install lint ## Everything that must hold: lint, types and all tests
 	@$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not sweep"
 
-fault: install ## The whole fault matrix, its exhaustive sweeps too
-	@$(BIN)/pytest tests/fault
+fault: install ## The whole fault matrix, with every place of its sweeps
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile tests/fault
 
 swarm: install ## Random faults on all parts under load, then the truth (SECONDS=600 SEEDS="1 2 3 4 5" KEEP=folder)
 	@$(BIN)/python -m tests.swarm --seconds $(or $(SECONDS),600) $(if $(KEEP),--keep $(KEEP)) $(or $(SEEDS),1 2 3 4 5)

@@ -5,6 +5,7 @@ import json
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -128,6 +129,14 @@ class Chain:
                 return bool(await connection.fetchval("SELECT count(*) FROM sundial.usage_events") >= number)
 
             await until(enough)
+        finally:
+            await connection.close()
+
+    async def standing(self) -> dict[UUID, Any]:
+        """Every usage event as it stands now, its corrections taken in, by its id."""
+        connection = await asyncpg.connect(self.stack.database_url)
+        try:
+            return {row["event_id"]: row for row in await connection.fetch("SELECT * FROM sundial.standing_events")}
         finally:
             await connection.close()
 

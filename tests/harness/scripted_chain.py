@@ -3,10 +3,11 @@ booked."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -47,6 +48,11 @@ class Got(NamedTuple):
     headers: dict[str, str]
     body: bytes
     clean: bool
+
+    @property
+    def event_id(self) -> UUID:
+        """Of the call, as we name it."""
+        return UUID(self.headers["x-sundial-call-id"])
 
     @property
     def code(self) -> str:
@@ -121,6 +127,15 @@ class Scripted:
                 clean = False
             found = {name.lower(): value for name, value in answer.headers.items()}
             return Got(answer.status, found, received, clean)
+
+    async def calls(self, plays: Sequence[Play], body: Any = ASK) -> list[Got]:
+        """One call for each of these plays, all of them at once; what each got, in the order of the plays."""
+
+        async def by_number(peer: Peer) -> None:
+            await plays[json.loads(self.asked[-1].body)["seed"]](peer)
+
+        self.plays(by_number)
+        return await asyncio.gather(*(self.call({**body, "seed": number}) for number in range(len(plays))))
 
     async def events(self, number: int) -> list[dict[str, Any]]:
         """The usage events that were booked since the last time, once there are so many, in the order of the calls."""
