@@ -7,11 +7,13 @@ the provider's cost.
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from itertools import compress
 from operator import attrgetter
 from typing import Final
 
 from shared.pricing.model import (
     EXTRAS,
+    KINDS,
     MEASURES,
     PPM,
     SERVICE_ALIASES,
@@ -42,13 +44,14 @@ _RATE_UNITS: Final = 1_000_000
 _CARD_DENOMINATOR: Final = PPM * 1_000
 """Credits of the `tokens` family are counted in this fraction of a millicredit: ppm of weights, ms of seconds."""
 
-_TOKENS: Final = (*TOKENS_IN, *TOKENS_OUT)
-_tokens = attrgetter(*_TOKENS)
-_measures = attrgetter(*MEASURES)
+_TOKENS: Final = frozenset((*TOKENS_IN, *TOKENS_OUT))
+_counts = attrgetter(*KINDS)
 
 _FREE: Final = Charge(0, 0, priced=True)
 """What nothing costs: every call begins with it."""
 
+Used = list[tuple[str, int]]
+"""Kind and units of what a usage counts, in the order of KINDS; never none of a kind."""
 Sold = list[tuple[str, int, int | None]]
 """Kind, units and rate of what is billed; a rate of None where there is none."""
 
@@ -59,13 +62,14 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
     `service_tier` is a tier's name, and after an `@` the uplifts that apply: `flex`, `priority@eu`, `@fast,us`.
     Never negative; beyond MC_MAX an amount is cut to it and flagged.
     """
-    if usage.is_zero:
+    used = _used(usage)
+    if not used:
         return _FREE
-    sold_at_cost, cost, cost_denominator = _cost(usage, model, service_tier)
+    sold_at_cost, cost, cost_denominator = _cost(used, usage.tokens_in, model, service_tier)
     if card.family == "cost":
         sold_by_card, amount, denominator = sold_at_cost, cost * card.markup_ppm, cost_denominator * PPM
     else:
-        sold_by_card, amount, denominator = _credits(usage, model, card)
+        sold_by_card, amount, denominator = _credits(used, model, card)
     charge_mc = round_half_even(amount, denominator)
     cost_nano = round_half_even(cost, cost_denominator)
 
@@ -78,12 +82,13 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
 
 def explain(usage: Usage, model: PricedModel, card: RateCard, service_tier: str = "") -> list[Line]:
     """The receipt: one line per kind that is billed; their sums, rounded half-even, are the charge and its cost."""
-    sold_at_cost, _, cost_denominator = _cost(usage, model, service_tier)
+    used = _used(usage)
+    sold_at_cost, _, cost_denominator = _cost(used, usage.tokens_in, model, service_tier)
     at_cost = {kind: (units, _fraction(rate, cost_denominator)) for kind, units, rate in sold_at_cost}
     if card.family == "cost":
         sold_by_card, factor, denominator = sold_at_cost, card.markup_ppm, cost_denominator * PPM
     else:
-        sold_by_card, _, denominator = _credits(usage, model, card)
+        sold_by_card, _, denominator = _credits(used, model, card)
         factor = 1
     by_card = {
         kind: (units, _fraction(None if rate is None else rate * factor, denominator))
@@ -163,7 +168,7 @@ def upper_rate(model: PricedModel, kinds: Iterable[str], tokens_in: int, service
     return dearest
 
 
-def sold(usage: Usage, model: PricedModel, rate: Callable[[str], int | None]) -> Sold:
+def sold(used: Used, model: PricedModel, rate: Callable[[str], int | None]) -> Sold:
     """What of a usage is billed, given the rate of each kind. No work is billed twice:
 
     1. there are tokens, and a rate for some      → the tokens, and measures that the model sells beside them
@@ -171,14 +176,15 @@ def sold(usage: Usage, model: PricedModel, rate: Callable[[str], int | None]) ->
     3. else there is a rate for nothing           → whatever there is, unpriced
     Searches are billed in every case; so are requests, but where they have no rate they are part of the rest.
     """
-    tokens: Sold = [(kind, units, rate(kind)) for kind, units in zip(_TOKENS, _tokens(usage), strict=True) if units > 0]
-    measures: Sold = [
-        (kind, units, rate(kind)) for kind, units in zip(MEASURES, _measures(usage), strict=True) if units > 0
-    ]
+    lines: Sold = [(kind, units, rate(kind)) for kind, units in used]
+    if not used or used[-1][0] in _TOKENS:
+        return lines  # nothing but tokens, as most calls: whatever has a rate
+    tokens = [line for line in lines if line[0] in _TOKENS]
+    measures = [line for line in lines if line[0] in MEASURES]
     extras: Sold = [
-        (kind, 1 if kind == "searches" and model.searches_once else units, rate(kind))
-        for kind in EXTRAS
-        if (units := getattr(usage, kind)) > 0
+        (kind, 1 if kind == "searches" and model.searches_once else units, each)
+        for kind, units, each in lines
+        if kind in EXTRAS
     ]
     if (tokens or measures) and extras and extras[-1][0] == "requests" and extras[-1][2] is None:
         extras.pop()
@@ -200,12 +206,16 @@ def decimal_text(value: Fraction) -> str:
     raise ValueError(f"{value} has no exact decimal form")
 
 
-def _cost(usage: Usage, model: PricedModel, service_tier: str) -> tuple[Sold, int, int]:
+def _used(usage: Usage) -> Used:
+    counts = _counts(usage)
+    return [line for line in compress(zip(KINDS, counts, strict=True), counts) if line[1] > 0]
+
+
+def _cost(used: Used, tokens_in: int, model: PricedModel, service_tier: str) -> tuple[Sold, int, int]:
     """What is sold at the provider's rates, and its cost in nano-USD as numerator and denominator; the denominator is
     that of the rates too."""
     rates, tiers = _tables(model, service_tier)
     if tiers:
-        tokens_in = usage.tokens_in
         reached = next((tier for tier in reversed(tiers) if tokens_in > tier.above), None)
         if reached is not None:
             rates = rates | reached.rates
@@ -215,12 +225,11 @@ def _cost(usage: Usage, model: PricedModel, service_tier: str) -> tuple[Sold, in
         found = rate_of(rates, kind, model.unpriced)
         return None if found is None else found * (uplift_denominator if kind in EXTRAS else uplift)
 
-    lines = sold(usage, model, rate)
-    cost = sum(units * rate for _, units, rate in lines if rate is not None)
-    return lines, cost, _RATE_UNITS * 10**model.rate_digits * uplift_denominator
+    lines = sold(used, model, rate)
+    return lines, _sum(lines), _RATE_UNITS * 10**model.rate_digits * uplift_denominator
 
 
-def _credits(usage: Usage, model: PricedModel, card: RateCard) -> tuple[Sold, int, int]:
+def _credits(used: Used, model: PricedModel, card: RateCard) -> tuple[Sold, int, int]:
     """What is sold under a card of the family `tokens`, and its sum in millicredits, likewise."""
     per_token = MC_PER_CREDIT * _weight(model, card) * (_CARD_DENOMINATOR // PPM)
 
@@ -232,12 +241,22 @@ def _credits(usage: Usage, model: PricedModel, card: RateCard) -> tuple[Sold, in
             return None
         return unit_mc * (_CARD_DENOMINATOR // 1_000 if kind == "duration_ms" else _CARD_DENOMINATOR)
 
-    lines = sold(usage, model, rate)
-    return lines, sum(units * rate for _, units, rate in lines if rate is not None), _CARD_DENOMINATOR
+    lines = sold(used, model, rate)
+    return lines, _sum(lines), _CARD_DENOMINATOR
+
+
+def _sum(lines: Sold) -> int:
+    total = 0
+    for _, units, rate in lines:
+        if rate is not None:
+            total += units * rate
+    return total
 
 
 def _tables(model: PricedModel, service_tier: str) -> tuple[dict[str, int], Sequence[Tier]]:
     """The rates of a service tier below its first token tier, and its token tiers."""
+    if not service_tier:
+        return model.rates, model.tiers
     name = service_tier.partition("@")[0].lower()
     table = model.service.get(SERVICE_ALIASES.get(name, name)) if name else None
     return (model.rates, model.tiers) if table is None else (model.rates | table.rates, table.tiers)
@@ -245,6 +264,8 @@ def _tables(model: PricedModel, service_tier: str) -> tuple[dict[str, int], Sequ
 
 def _uplift(model: PricedModel, service_tier: str) -> tuple[int, int]:
     """The product of the uplifts that apply, as numerator and denominator. One that the model does not know is 1."""
+    if not service_tier:
+        return 1, 1
     numerator, denominator = 1, 1
     _, _, served = service_tier.partition("@")
     if served:
@@ -256,11 +277,17 @@ def _uplift(model: PricedModel, service_tier: str) -> tuple[int, int]:
 
 
 def _weight(model: PricedModel, card: RateCard) -> int:
-    return next((weight for pattern, weight in card.weights if fnmatchcase(model.model, pattern)), PPM)
+    for pattern, weight in card.weights:
+        if fnmatchcase(model.model, pattern):
+            return weight
+    return PPM
 
 
 def _all_priced(lines: Sold) -> bool:
-    return all(rate is not None for _, _, rate in lines)
+    for _, _, rate in lines:  # noqa: SIM110 (every call comes here: a generator costs as much again)
+        if rate is None:
+            return False
+    return True
 
 
 def _fraction(rate: int | None, denominator: int) -> Fraction | None:
