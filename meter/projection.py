@@ -1,7 +1,7 @@
 """What the meter tells the gateways through Redis, each part in one function. Postgres has the truth; all of this may
 be repeated, and late repeats do no harm."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,6 +20,8 @@ from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_c
 
 PAGE_ROWS: Final = 1_000
 """Accounts or keys that are read and told at once."""
+TOLD_AT_ONCE_MAX: Final = 64
+"""Accounts of one call of the script: it keeps Redis from the gateways for a third of a millisecond."""
 CATALOG_KEPT_S: Final = 24 * 3600
 """How long a catalog stays after the next one has replaced it, for gateways that are just reading it."""
 
@@ -59,8 +61,7 @@ class Projection:
         told = list(accounts)
         strangers = posted.keys() - {one.account_id for one in told} if posted else ()
         told += [_stranger(account_id) for account_id in strangers]
-        calls = [(2, _apply_arguments(one, posted.get(one.account_id, ()))) for one in told]
-        return sum(await self._scripts.run("apply", calls)) if calls else 0
+        return sum(await self._scripts.run("apply", _apply_calls(told, posted))) if told else 0
 
     async def apply_by_id(
         self, account_ids: Collection[UUID], posted: Mapping[UUID, Sequence[str]] | None = None
@@ -183,20 +184,25 @@ def _stranger(account_id: UUID) -> Account:
     )
 
 
-def _apply_arguments(account: Account, posted: Sequence[str]) -> tuple[Any, ...]:
-    name = str(account.account_id)
-    return (
-        redis_keys.account(account.shard, name),
-        redis_keys.unposted(account.shard, name),
-        account.balance_mc,
-        account.seq,
-        account.revision,
-        account.floor_mc,
-        account.status,
-        account.plan,
-        account.mode,
-        *posted,
-    )
+def _apply_calls(
+    accounts: Iterable[Account], posted: Mapping[UUID, Sequence[str]]
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The script's calls, each of accounts of one shard: a call for each account costs twice as much at both ends."""
+    by_shard: dict[int, list[Account]] = {}
+    for account in accounts:
+        by_shard.setdefault(account.shard, []).append(account)
+    for of_shard in by_shard.values():
+        for start in range(0, len(of_shard), TOLD_AT_ONCE_MAX):
+            keys: list[str] = []
+            arguments: list[Any] = []
+            for one in of_shard[start : start + TOLD_AT_ONCE_MAX]:
+                name = str(one.account_id)
+                fields = posted.get(one.account_id, ())
+                keys += (redis_keys.account(one.shard, name), redis_keys.unposted(one.shard, name))
+                arguments += (one.balance_mc, one.seq, one.revision, one.floor_mc, one.status, one.plan, one.mode)
+                arguments.append(len(fields))
+                arguments += fields
+            yield len(keys), keys + arguments
 
 
 def _account(row: Any) -> Account:

@@ -75,7 +75,8 @@ class HoldScripts:
         account = {"status": "active", "plan": "default", "mode": "enforce"} | more
         script = scripts.load("apply", self._major)
         keys = [self.keys["account"], self.keys["unposted"]]
-        return int(self.client.eval(script.text, 2, *keys, balance, seq, revision, floor, *account.values(), *posted))
+        values = (balance, seq, revision, floor, *account.values(), len(posted), *posted)
+        return int(self.client.eval(script.text, 2, *keys, *values))
 
     def reserve(
         self,

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from meter.audit import audit
+from meter.projection import TOLD_AT_ONCE_MAX
 from shared import ids, redis_keys
 from shared.events import UsageEvent, encode
 from shared.projection import decode_catalog, decode_key
@@ -133,6 +134,24 @@ async def test_a_changed_account_is_told(meter: Bench, console: Any, database: D
     assert await meter.client.hget(redis_keys.account(SHARD, ANA), "status") == b"blocked"
     await assert_books(database.url, redis_url)
     assert await meter.pool.fetchval("SELECT count(*) FROM sundial.projection_queue") == 0
+
+
+async def test_many_accounts_are_told_at_once(meter: Bench) -> None:
+    """More than one call of the script takes, of two shards, each with its own balance and its own events dropped."""
+    drawn = [f"user-{number}" for number in range(2_000)]
+    users = [user for user in drawn if ids.shard_of(account_of(user)) == SHARD][: TOLD_AT_ONCE_MAX + 10]
+    users += [user for user in drawn if ids.shard_of(account_of(user)) == (SHARD + 1) % ids.SHARDS][:10]
+    calls = [used(user, 1 + number) for number, user in enumerate(users) if number % 3]
+    await meter.say(*calls)
+    posting = await meter.ledger.post(SHARD, entries([*(seen(user, 10_000) for user in users), *calls]))
+    assert len(posting.accounts) == len(users) == TOLD_AT_ONCE_MAX + 20
+    assert await meter.projection.apply(posting.accounts.values(), posting.reported) == len(calls)
+    for account in posting.accounts.values():
+        key = redis_keys.account(account.shard, account.account_id)
+        balance, seq, unposted = await meter.client.hmget(key, "balance", "seq", "unposted")
+        assert (int(balance), int(seq), int(unposted or 0)) == (account.balance_mc, account.seq, 0)
+        assert not await meter.client.exists(redis_keys.unposted(account.shard, account.account_id))
+    assert await meter.projection.apply(posting.accounts.values(), posting.reported) == 0
 
 
 async def test_a_catalog_is_told_only_where_it_says_something_new(meter: Bench, console: Any) -> None:
