@@ -16,7 +16,7 @@ from uuid import UUID
 
 from tests.harness.fake_families import REPLIES, Asked, Reply, form_of
 from tests.harness.fake_text import FakeText
-from tests.harness.fake_wire import answer_json, answer_raw, chunk, first, read_body
+from tests.harness.fake_wire import answer_json, answer_raw, chunk, first, leaving, read_body
 
 DEFAULT_TOKENS: Final = 12
 ARRIVAL_S_MAX: Final = 15.0
@@ -170,7 +170,7 @@ class FakeUpstream:
                 raw_usage=play.raw_usage,
             )
         )
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = leaving(reader)
         try:
             if play.before_head is not None and await first(gone, play.before_head.wait()):
                 served.ended = "gone"
@@ -251,8 +251,7 @@ class FakeUpstream:
         async with self._arrivals:
             self.served.append(served)
             self._arrivals.notify_all()
-        # EOF on the reading side is how an upstream learns that its client has gone.
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = leaving(reader)
         try:
             if play.before_head is not None and await first(gone, play.before_head.wait()):
                 served.ended = "gone"

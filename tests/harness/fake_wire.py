@@ -5,6 +5,13 @@ import json
 from typing import Any
 
 
+def leaving(reader: asyncio.StreamReader) -> "asyncio.Future[bytes]":
+    """Done when the client has gone, by FIN or RST: EOF on the reading side is how an upstream learns it."""
+    gone = asyncio.ensure_future(reader.read(1))
+    gone.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # nobody need wait for it
+    return gone
+
+
 async def first(gone: "asyncio.Future[bytes]", waiting: Any) -> bool:
     """Wait for either; True where the client went first."""
     other = asyncio.ensure_future(waiting)
