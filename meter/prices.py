@@ -28,6 +28,8 @@ RATE_MAX: Final = 10**18
 """Largest rate that an operator may set, in nano-USD per million units: USD 1,000 per unit."""
 VERSIONS_KEPT: Final = 8
 """Versions that a PriceBook keeps in memory, about 10 MB each; events name few but the newest."""
+VERSIONS_LOST_MAX: Final = 10_000
+"""Numbers above the newest version that events may name and are believed."""
 OPERATOR: Final = "operator"
 """Source of a version that differs from the one before by an override."""
 
@@ -110,7 +112,7 @@ async def set_price(conn: Any, model: str, rates: Mapping[str, int], created_by:
             output_max=known.output_max,
             reasoning=known.reasoning,
         )
-        return await _insert(conn, version + 1, OPERATOR, {**models, model: priced}, created_by)
+        return await _insert(conn, await _following(conn, version), OPERATOR, {**models, model: priced}, created_by)
 
 
 async def remove_price(conn: Any, model: str, created_by: str, source_path: Path | None = None) -> int:
@@ -195,7 +197,7 @@ async def _import(conn: Any, source_path: Path | None, created_by: str, without:
         models = compiled.models | overrides
         created = digest_of(models) != digest
         if created:
-            version = await _insert(conn, version + 1, source, models, created_by)
+            version = await _insert(conn, await _following(conn, version), source, models, created_by)
     return ImportReport(
         version=version,
         source=source,
@@ -214,6 +216,13 @@ async def _newest(conn: Any) -> tuple[int, bytes, dict[str, PricedModel]]:
     if row is None:
         return 0, b"", {}
     return row["price_version"], row["digest"], await _definitions(conn, row["price_version"])
+
+
+async def _following(conn: Any, version: int) -> int:
+    """The number of the next version: none that events name which wait for it, as it was lost when Postgres was put
+    back. They are corrected by the next one, and what they name is no other version."""
+    named = await conn.fetchval(_QUERIES["named_versions"], version, version + VERSIONS_LOST_MAX)
+    return int(named or version) + 1
 
 
 async def _definitions(conn: Any, version: int) -> dict[str, PricedModel]:

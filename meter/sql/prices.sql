@@ -6,6 +6,13 @@ SELECT pg_advisory_xact_lock(hashtext('sundial.prices'));
 -- name: newest_prices --
 SELECT price_version, digest FROM sundial.price_versions ORDER BY price_version DESC LIMIT 1;
 
+-- name: named_versions --
+-- The highest number above $1, up to $2, that an event names which waits for a price.
+SELECT max(r.price_version)
+  FROM sundial.unpriced_events q
+  JOIN sundial.event_records r ON r.account_id = q.account_id AND r.event_id = q.event_id AND r.late = q.late
+ WHERE r.price_version > $1 AND r.price_version <= $2;
+
 -- name: price_definitions --
 SELECT definition::text AS definition FROM sundial.prices WHERE price_version = $1;
 

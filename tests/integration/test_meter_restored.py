@@ -10,9 +10,10 @@ import structlog
 
 from meter.health import Health
 from meter.marks import LedgerBehindError
+from meter.prices import set_price
 from shared import ids, redis_keys
 from tests.harness.books import assert_books, until
-from tests.harness.messages import account_of, seen, used
+from tests.harness.messages import MODEL, account_of, seen, used
 from tests.harness.metering import Bench, bench, entries
 from tests.harness.servers import Database
 from tests.harness.tampering import tamper
@@ -175,3 +176,22 @@ async def test_p7_a_batch_is_told_what_redis_knew(meter: Bench) -> None:
     with pytest.raises(LedgerBehindError):
         await meter.ledger.post(SHARD, entries([used("ana", 1)]), told=4)
     assert (await meter.ledger.post(SHARD, entries([used("ana", 1)]), told=3)).position == 4
+
+
+async def test_p7_the_number_of_a_lost_price_version_is_not_given_again(
+    meter: Bench, database: Database, redis_url: str
+) -> None:
+    """A call names version 4, which Postgres does not have any more: it waits, and the next version is the fifth. Not
+    every number is believed."""
+    call = used("ana", 10, price_version=4, charge_mc=1_000)
+    await meter.say(call, used("ana", 10, price_version=2_000_000_000))
+    async with meter.reading():
+        await assert_books(database.url, redis_url)
+    console: Any = await asyncpg.connect(database.console_url)
+    assert await set_price(console, MODEL, {"input": 1, "output": 1}, "test") == 5
+    await console.close()
+    while await meter.corrections.correct():
+        pass
+    await meter.settle_orders()
+    assert await meter.pool.fetchval("SELECT price_version FROM sundial.price_corrections LIMIT 1") == 5
+    await assert_books(database.url, redis_url)
