@@ -32,6 +32,7 @@ from meter.migrate import MigrationError, outstanding
 from meter.orders import Orders
 from meter.prices import PriceBook, PriceSourceError
 from meter.projection import Projection
+from meter.projection_auditor import ProjectionAuditor
 from meter.projection_watch import ProjectionWatch
 from meter.queries import QUERIES
 from meter.reaper import Reaper
@@ -104,7 +105,8 @@ class Meter:
         self._dead_letters = DeadLetters(self._pool, self._ledger, self._projection, settings.shards)
         self._reaper = Reaper(self._client, settings.shards)
         self._gauges = Gauges(self._client, self._pool, settings.shards)
-        self._auditor = Auditor(settings.database_url)
+        self._auditor = Auditor(settings.database_url, tariffs)
+        self._projection_auditor = ProjectionAuditor(self._client, self._pool, settings.shards)
         self._watch.on_restoration += [tariffs.forget, self._auditor.begin_anew]
 
     async def live(self) -> None:
@@ -166,6 +168,7 @@ class Meter:
         yield self._rounds("gauges", self._gauges.measure_queues, MEASURE_S)
         yield self._rounds("house", self._gauges.keep_house, HOUSE_S)
         yield self._rounds("auditor", self._auditor.look, POLL_S)
+        yield self._rounds("projection auditor", self._projection_auditor.look, POLL_S)
         if folder := self._settings.checkpoint_dir:
             daily = DailyCheckpoint(self._pool, self._settings.checkpoint_key, folder)
             yield self._rounds("checkpoint", daily.write, HOUSE_S)

@@ -4,6 +4,7 @@
 asks for more, where nothing is under way: nothing held, nothing unposted, every stream empty.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,11 +97,9 @@ async def _check_charges(connection: Any) -> list[Violation]:
 
 
 def _wrong_charge(row: Any, charged: Charge | None) -> str:
+    if wrong := wrong_booking(row, charged):
+        return wrong
     if charged is None:
-        if FLAG_UNPRICED not in row["flags"] and not is_provisional(row["priced_as"], row["flags"]):
-            return "has no price, and is not flagged so"
-        if row["charge_mc"] != row["gateway_charge_mc"]:
-            return f"is unpriced, but booked at {row['charge_mc']} mc, not the gateway's {row['gateway_charge_mc']} mc"
         if row["superseded"]:
             return "waits for a price that is asked for no more" if row["waiting"] else ""
         if row["waiting"] is (row["corrected_version"] is not None):
@@ -108,6 +107,17 @@ def _wrong_charge(row: Any, charged: Charge | None) -> str:
         return ""
     if row["waiting"] or row["corrected_version"] is not None:
         return "has a price, and yet waits for one or was corrected"
+    return ""
+
+
+def wrong_booking(row: Mapping[str, Any], charged: Charge | None) -> str:
+    """What is wrong with what a record was booked at, where `charged` is what its price version makes of it."""
+    if charged is None:
+        if FLAG_UNPRICED not in row["flags"] and not is_provisional(row["priced_as"], row["flags"]):
+            return "has no price, and is not flagged so"
+        if row["charge_mc"] != row["gateway_charge_mc"]:
+            return f"is unpriced, but booked at {row['charge_mc']} mc, not the gateway's {row['gateway_charge_mc']} mc"
+        return ""
     if (row["charge_mc"], row["cost_nano"]) != (charged.charge_mc, charged.cost_nano):
         return (
             f"is booked at {row['charge_mc']} mc and {row['cost_nano']} nano-USD; its price version makes it "

@@ -4,7 +4,7 @@ or put in between breaks it at its place.
 Reads in pages and in order, so its memory does not grow with the books.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -56,7 +56,7 @@ _TRANSFERS: Final = f"""
                   WHERE d.transfer_id = t.transfer_id AND d.account_id = t.account_id ORDER BY d.grant_id),
            array(SELECT d.amount_mc FROM sundial.draws d
                   WHERE d.transfer_id = t.transfer_id AND d.account_id = t.account_id ORDER BY d.grant_id),
-           b.seq, b.digest
+           b.balance_mc, b.seq, b.digest
       FROM sundial.transfers t
       LEFT JOIN sundial.balances b ON b.account_id = t.account_id
       LEFT JOIN sundial.usage_events u ON u.event_id = t.transfer_id AND u.account_id = t.account_id
@@ -76,6 +76,8 @@ class Head(msgspec.Struct, frozen=True):
 
     seq: int = 0
     digest: bytes = b""
+    balance_mc: int = 0
+    recorded_at_us: int = 0
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -126,23 +128,19 @@ def _broken(broken: str, last: Any, head: Head) -> Iterator[Violation]:
         yield Violation(RULE, f"account {last[0]}", detail)
 
 
-async def follow(connection: Any, account_id: UUID, head: Head, rows_max: int) -> tuple[Head, str]:
-    """Walk on from `head` by at most `rows_max` transfers; returns where it stands and what is wrong there.
-
-    Raises asyncpg's errors. The connection speaks microseconds.
-    """
-    rows = await connection.fetch(OF_ACCOUNT, account_id, head.seq, rows_max)
+def follow(head: Head, rows: Sequence[Any], *, to_the_end: bool) -> tuple[Head, str]:
+    """Walk on from `head` by the next transfers of its account; where it stands, and what is wrong there. Pure."""
     for row in rows:
         head, broken = step(head, row)
         if broken:
             return head, broken
-    return head, wrong_cache(head, rows[-1]) if rows and len(rows) < rows_max else ""
+    return head, wrong_cache(head, rows[-1]) if rows and to_the_end else ""
 
 
 def step(head: Head, row: Any) -> tuple[Head, str]:
     """The head after a transfer, and what is wrong with it."""
     seq, amount_mc, stored = row[2], row[5], row[_DIGEST_AT]
-    after = Head(seq, stored or b"")
+    after = Head(seq, stored or b"", row[6], row[10])
     if seq != head.seq + 1:
         return after, f"seq {seq} follows seq {head.seq}: a transfer is missing"
     if stored is None:
@@ -152,23 +150,41 @@ def step(head: Head, row: Any) -> tuple[Head, str]:
     return after, ""
 
 
-def recomputed(before: bytes, row: Any) -> bytes:
-    """The digest of a transfer, from its rows as they are."""
-    parts = []
+class Parts(msgspec.Struct, frozen=True):
+    """A transfer and what stands for it, as tuples of their columns."""
+
+    transfer: tuple[Any, ...]
+    usage_event: tuple[Any, ...] | None
+    grant: tuple[Any, ...] | None
+    correction: tuple[Any, ...] | None
+    late: tuple[Any, ...] | None
+    draws: list[tuple[UUID, int]]
+
+
+def parts(row: Any) -> Parts:
+    """What a row of OF_ACCOUNT is made of."""
+    found = []
     start = 0
     for width in _WIDTHS:
         part = tuple(row[start : start + width])
-        parts.append(None if part[0] is None else part)
+        found.append(None if part[0] is None else part)
         start += width
-    transfer, usage_event, grant, correction, late = parts
+    transfer, usage_event, grant, correction, late = found
+    draws = list(zip(row[start + 1], row[start + 2], strict=True))
+    return Parts(transfer or (), usage_event, grant, correction, late, draws)
+
+
+def recomputed(before: bytes, row: Any) -> bytes:
+    """The digest of a transfer, from its rows as they are."""
+    of = parts(row)
     return digest(
         before,
-        transfer or (),
-        _with_text(usage_event, _USAGE_AT) if row[3] == "usage" else None,
-        grant,
-        correction,
-        _with_text(late, _LATE_USAGE_AT),
-        list(zip(row[start + 1], row[start + 2], strict=True)),
+        of.transfer,
+        _with_text(of.usage_event, _USAGE_AT) if row[3] == "usage" else None,
+        of.grant,
+        of.correction,
+        _with_text(of.late, _LATE_USAGE_AT),
+        of.draws,
     )
 
 

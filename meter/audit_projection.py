@@ -32,6 +32,8 @@ _ACCOUNTS: Final = """
      ORDER BY a.account_id
      LIMIT $2
 """
+ACCOUNTS_OF_SHARD: Final = _ACCOUNTS.replace("a.account_id > $1", "a.account_id > $1 AND a.shard = $3")
+"""After an account, so many, of a shard: what `audit_page` takes."""
 _ACCOUNTS_BY_ID: Final = _ACCOUNTS.replace("a.account_id > $1", "a.account_id = ANY ($1::uuid[])")
 _BOOKED: Final = """
     SELECT u.event_id, u.outcome = 'lost' AND e.event_id IS NULL AS lost
@@ -61,7 +63,8 @@ async def audit_projection(pg_url: str, redis_url: str, *, quiet: bool) -> list[
         after = UUID(int=0)
         while rows := await connection.fetch(_ACCOUNTS, after, _PAGE_ROWS):
             after = rows[-1]["account_id"]
-            found.extend(await _audit_accounts(connection, client, rows, quiet=quiet))
+            wrong = await audit_page(connection, client, rows, quiet=quiet)
+            found.extend(one for violations in wrong.values() for one in violations)
         if quiet:
             found.extend(await _audit_strangers(connection, client))
         return found
@@ -88,8 +91,10 @@ async def _audit_shards(client: Any, *, quiet: bool) -> list[Violation]:
     return found
 
 
-async def _audit_accounts(connection: Any, client: Any, rows: list[Any], *, quiet: bool) -> list[Violation]:
-    """Look at a page of accounts, and again at those that look wrong, until they look right or stay wrong."""
+async def audit_page(connection: Any, client: Any, rows: list[Any], *, quiet: bool) -> dict[UUID, list[Violation]]:
+    """Look at a page of accounts, and again at those that look wrong, until they look right or stay wrong. Returns what
+    is wrong, by account. Raises asyncpg's and redis-py's errors."""
+    wrong: dict[UUID, list[Violation]] = {}
     for look in range(LOOKS_MAX):
         if look:
             await asyncio.sleep(LOOK_AGAIN_S)
@@ -102,9 +107,9 @@ async def _audit_accounts(connection: Any, client: Any, rows: list[Any], *, quie
             if (violations := list(_differences(row, projected[row["account_id"]], explained, quiet=quiet)))
         }
         if not wrong:
-            return []
+            break
         rows = [row for row in rows if row["account_id"] in wrong]
-    return [one for violations in wrong.values() for one in violations]
+    return wrong
 
 
 async def _read(client: Any, rows: Iterable[Any]) -> dict[UUID, _Projected]:

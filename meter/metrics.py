@@ -120,7 +120,7 @@ FAULTS: Final = Counter(
 VIOLATIONS: Final = Gauge(
     "sundial_invariant_violations",
     "Broken invariants that the meter found, by rule; anything but 0 is a page. Exported are the rules that the meter "
-    "looks at while it works: those that cost little every few minutes, `digest` without end.",
+    "looks at while it works, see ARCHITECTURE.md.",
     ["rule"],
 )
 AUDITED_TRANSFERS: Final = Counter(

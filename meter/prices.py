@@ -129,6 +129,11 @@ class PriceBook:
     def __init__(self) -> None:
         self._versions: OrderedDict[int, dict[str, PricedModel]] = OrderedDict()
 
+    @property
+    def at_hand(self) -> dict[int, dict[str, PricedModel]]:
+        """The versions that were read and are kept."""
+        return dict(self._versions)
+
     def forget(self) -> None:
         """Read all anew: a Postgres that was put back may give a number to another version."""
         self._versions.clear()

@@ -27,6 +27,10 @@ class Tariffs:
         self._prices = prices
         self._cards: dict[str, RateCard] = {}
 
+    def at_hand(self) -> Tariff:
+        """What was read before and is kept."""
+        return Tariff(models=self._prices.at_hand, cards=self._cards)
+
     def forget(self) -> None:
         """Read all anew, the prices too: Postgres may have been put back."""
         self._cards = {}

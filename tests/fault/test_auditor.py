@@ -15,8 +15,12 @@ from prometheus_client import generate_latest
 from deploy.embedded import free_port
 from meter import checkpoints
 from meter.audit import QUICK_RULES
-from meter.auditor import Auditor
+from meter.auditor import AUDITED_RULES, Auditor
 from meter.daily_checkpoint import DailyCheckpoint
+from meter.prices import PriceBook
+from meter.projection_auditor import PROJECTION_RULES, ProjectionAuditor
+from meter.tariffs import Tariffs
+from shared import ids, redis_keys
 from tests.harness.books import until
 from tests.harness.messages import account_of, seen, used
 from tests.harness.metering import Bench, bench, entries
@@ -26,6 +30,9 @@ from tests.harness.tampering import KEY, PUBLIC_KEY, tamper, write_anew
 
 pytestmark = pytest.mark.integration
 
+EXPORTED = (*QUICK_RULES, *AUDITED_RULES, *PROJECTION_RULES, "checkpoint")
+OF_ANA = f"account_id = '{account_of('ana')}'"
+EVENT_3 = f"event_id = (SELECT transfer_id FROM sundial.transfers WHERE seq = 3 AND {OF_ANA})"
 CUT_OFF = (
     "DELETE FROM sundial.transfers WHERE seq = 5; UPDATE sundial.balances b SET seq = 4, digest = t.digest"
     " FROM sundial.transfers t WHERE t.account_id = b.account_id AND t.seq = 4"
@@ -40,16 +47,21 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
         yield made
 
 
-def gauge() -> str:
+def gauge(rule: str = "digest") -> str:
     lines = generate_latest().decode().splitlines()
-    [line] = [line for line in lines if line.startswith('sundial_invariant_violations{rule="digest"}')]
+    [line] = [line for line in lines if line.startswith(f'sundial_invariant_violations{{rule="{rule}"}}')]
     return line.split()[1]
+
+
+def tariffs() -> Tariffs:
+    """Prices of which nothing is at hand."""
+    return Tariffs(PriceBook())
 
 
 async def test_p8_the_meter_follows_what_is_recorded(meter: Bench, database: Database) -> None:
     """Piece by piece it comes to the end of every chain, then on to what is new; a row that is altered before it came
     there is told once, by account and seq, at critical, and stays on the gauge."""
-    async with aclosing(Auditor(database.meter_url, transfers_max=2)) as auditor:
+    async with aclosing(Auditor(database.meter_url, tariffs(), transfers_max=2)) as auditor:
         for _ in range(6):
             await auditor.look()
         assert (auditor.broken, gauge()) == ({}, "0.0")
@@ -81,7 +93,7 @@ async def test_p8_the_meter_remembers_where_chains_stood(
     meter: Bench, database: Database, damage: str, told: str
 ) -> None:
     """What the books do not show by themselves, the meter tells that has seen them before."""
-    async with aclosing(Auditor(database.meter_url)) as auditor:
+    async with aclosing(Auditor(database.meter_url, tariffs())) as auditor:
         await auditor.look()
         assert auditor.broken == {}
         if damage:
@@ -95,11 +107,86 @@ async def test_p8_the_meter_remembers_where_chains_stood(
         assert told in auditor.broken[account_of("ana")]
 
 
+@pytest.mark.parametrize(
+    ("rules", "damage"),
+    [
+        ({"history"}, "UPDATE sundial.transfers SET recorded_at = 'epoch' WHERE seq = 3"),
+        ({"history", "draw_transfers"}, "UPDATE sundial.transfers SET balance_after_mc = -1 WHERE seq = 3"),
+        ({"usage_transfers", "charges"}, f"UPDATE sundial.usage_events SET charge_mc = 1 WHERE {EVENT_3}"),
+        ({"usage_transfers"}, f"DELETE FROM sundial.usage_events WHERE {EVENT_3}"),
+        ({"charges"}, f"UPDATE sundial.usage_events SET usage = '{{\"input\": 7}}' WHERE {EVENT_3}"),
+        ({"grant_transfers"}, f"UPDATE sundial.grants SET amount_mc = 7 WHERE {OF_ANA}"),
+        ({"draw_transfers"}, f"DELETE FROM sundial.draws WHERE transfer_{EVENT_3[6:]}"),
+        ({"usage_transfers", "corrections"}, "UPDATE sundial.transfers SET kind = 'adjustment' WHERE seq = 3"),
+        ({"balance_cache"}, "UPDATE sundial.balances SET balance_mc = 7 WHERE seq = 5"),
+        ({"once"}, "copy"),
+    ],
+)
+async def test_p8_the_meter_looks_at_each_transfer(
+    meter: Bench, database: Database, rules: set[str], damage: str
+) -> None:
+    """What is wrong with a transfer is told by its rule, also where the chain of digests holds: a fault of the meter
+    would be sealed with it."""
+    if damage == "copy":
+        columns = await meter.pool.fetchval(
+            "SELECT string_agg(attname, ', ') FROM pg_attribute"
+            " WHERE attrelid = 'sundial.usage_events'::regclass AND attnum > 0 AND attname <> 'account_id'"
+        )
+        damage = (
+            f"INSERT INTO sundial.usage_events (account_id, {columns})"
+            f" SELECT '{account_of('bob')}', {columns} FROM sundial.usage_events WHERE {EVENT_3}"
+        )
+    await tamper(database, damage)
+    await write_anew(database, "ana")
+    known = tariffs()
+    await known.holding(meter.pool, {1}, {"tokens@1"})
+    async with aclosing(Auditor(database.meter_url, known)) as auditor:
+        await auditor.look()
+        assert set(auditor.found) == rules
+        assert all(set(found) == {account_of("ana")} for found in auditor.found.values())
+        assert {rule for rule in AUDITED_RULES if gauge(rule) == "1.0"} == rules
+
+
+async def test_p7_after_a_restoration_the_meter_begins_anew(meter: Bench, database: Database) -> None:
+    """That chains are shorter than they were is no news then; what is wrong with them still is."""
+    async with aclosing(Auditor(database.meter_url, tariffs())) as auditor:
+        await auditor.look()
+        await tamper(database, CUT_OFF)
+        await auditor.look()
+        assert set(auditor.found) == {"digest"}
+        auditor.begin_anew()
+        await auditor.look()
+        assert set(auditor.found) == {"balance_cache"}
+
+
+async def test_p8_the_meter_looks_at_redis(meter: Bench) -> None:
+    """What Redis says otherwise than Postgres, and stays so, is told by its rule until it is right."""
+    accounts = [account_of("ana"), account_of("bob")]
+    await meter.projection.apply_by_id(accounts)
+    shard = ids.shard_of(account_of("ana"))
+    account = redis_keys.account(shard, account_of("ana"))
+    auditor = ProjectionAuditor(meter.client, meter.pool, [shard])
+    await auditor.look()
+    assert auditor.found == []
+
+    balance = int(await meter.client.hget(account, "balance"))
+    await meter.client.hset(account, mapping={"balance": balance + 1, "held": 5})
+    await meter.client.hset(redis_keys.unposted(shard, account_of("ana")), str(used("ana").event_id), 3)
+    await meter.client.hset(account, "unposted", 3)
+    await auditor.look()
+    assert {rule: gauge(rule) for rule in PROJECTION_RULES} == dict.fromkeys(PROJECTION_RULES, "1.0")
+
+    await meter.client.hset(account, mapping={"balance": balance, "held": 0, "unposted": 0})
+    await meter.client.delete(redis_keys.unposted(shard, account_of("ana")))
+    await auditor.look()
+    assert {rule: gauge(rule) for rule in PROJECTION_RULES} == dict.fromkeys(PROJECTION_RULES, "0.0")
+
+
 async def test_p8_one_meter_at_a_time_audits(meter: Bench, database: Database) -> None:
     """The second waits until the first has ended, also where its connection was cut, and then finds the same."""
     await tamper(database, "UPDATE sundial.transfers SET memo = 'x' WHERE seq = 2")
-    async with aclosing(Auditor(database.meter_url)) as second:
-        async with aclosing(Auditor(database.meter_url)) as first:
+    async with aclosing(Auditor(database.meter_url, tariffs())) as second:
+        async with aclosing(Auditor(database.meter_url, tariffs())) as first:
             await first.look()
             await second.look()
             assert len(first.broken) == 1
@@ -174,7 +261,7 @@ async def test_p8_the_meters_process_says_it(meter: Bench, database: Database, r
 
     await program.start()
     try:
-        assert await violations() == dict.fromkeys((*QUICK_RULES, "digest", "checkpoint"), "0.0")
+        assert await violations() == dict.fromkeys(EXPORTED, "0.0")
         await until(written)
         owner: Any = await asyncpg.connect(database.url)
         await until(lambda: owner.fetchval("SELECT count(*) = 1 FROM sundial.checkpoints"))
