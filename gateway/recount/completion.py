@@ -83,6 +83,8 @@ class Transcript(Answer):
     def __init__(self, family: str) -> None:
         super().__init__(family)
         self._events = 0
+        self._spoken = 0
+        """Events that brought text: the first one of a chat, and its last ones, bring none."""
         self._added = 0
         self._rest = b""
         self._data: list[bytes] = []
@@ -118,7 +120,7 @@ class Transcript(Answer):
     def likely(self) -> int:
         """Tokens so far without the tokenizer, rather too few: an event of text holds one or more, and the size of the
         text says twice the truth at most."""
-        return min(self.estimate(), max(self._seen // 2, self._events))
+        return min(self.estimate(), max(self._seen // 2, self._spoken))
 
     @property
     def _seen(self) -> int:
@@ -191,8 +193,10 @@ class Transcript(Answer):
         event = _decode(b"\n".join(self._data))
         if event is None:
             return False
-        self._events += 1
+        before = self.text_bytes
         self.take_event(event)
+        self._events += 1
+        self._spoken += self.text_bytes > before
         return True
 
 

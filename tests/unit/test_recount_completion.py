@@ -380,6 +380,8 @@ def test_what_is_likely_is_low() -> None:
     """Never above twice the truth, however short the text, and rather below it; with nothing read it is nothing."""
     transcript = Transcript("chat")
     assert transcript.likely() == 0
+    transcript.add(stream([delta(role="assistant", content="")]))
+    assert transcript.likely() == 0
     transcript.add(stream([delta(content="ab")]))
     assert transcript.likely() == 1
     transcript.add(stream(delta(content=text) for text in pieces(TEXT * 20, 20)))
