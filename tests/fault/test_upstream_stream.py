@@ -46,7 +46,8 @@ async def test_u3_silence_in_mid_stream(scripted: Scripted) -> None:
 
     async def hangs(peer: Peer) -> None:
         await peer.say(SSE + chunked(EVENTS))
-        await peer.gone()
+        async with asyncio.timeout(10):  # before the limit of the whole answer
+            await peer.gone()
 
     scripted.plays(hangs)
     got = await scripted.call(STREAM)
@@ -228,37 +229,28 @@ async def test_u9_compressed_though_nobody_asked(scripted: Scripted) -> None:
     """gzip and deflate pass as they are, with their header, and are read; what cannot be read, damage and bombs pass
     too, within bounds of memory, and are counted as well as they can be."""
     stream = EVENTS + STOP + event([], usage_of(9, 17)) + DONE
-    bomb = gzip.compress(answer_of("x", 5) + b" " * 300_000_000, compresslevel=6)
     whole = {**STREAM, "stream": False}
-    sse = SSE.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
-    cases: list[tuple[bytes, Any, bytes, tuple[str, int] | None]] = [
-        (sse + chunked(gzip.compress(stream)) + END, STREAM, gzip.compress(stream), ("provider", 17)),
-        (_packed(gzip.compress(answer_of("a", 5))), whole, gzip.compress(answer_of("a", 5)), ("provider", 5)),
-        (
-            _packed(zlib.compress(answer_of("a", 6)), "deflate"),
-            whole,
-            zlib.compress(answer_of("a", 6)),
-            ("provider", 6),
-        ),
-        (_packed(b"\x1b no brotli", "br"), whole, b"\x1b no brotli", None),
-        (_packed(gzip.compress(answer_of("a", 5))[:-12] + b"damage"), whole, b"", None),
-        (_packed(bomb), whole, bomb, None),
+    sound = gzip.compress(answer_of("a", 5))
+    cases: list[tuple[str, bytes, Any, tuple[str, int] | None]] = [
+        ("gzip", gzip.compress(stream), STREAM, ("provider", 17)),
+        ("gzip", sound, whole, ("provider", 5)),
+        ("deflate", zlib.compress(answer_of("a", 6)), whole, ("provider", 6)),
+        ("br", b"\x1b no brotli", whole, None),
+        ("gzip", sound[:-12] + b"damage", whole, None),
+        ("gzip", gzip.compress(answer_of("x", 5) + b" " * 300_000_000, compresslevel=6), whole, None),
     ]
-    for number, (answer, asks, body, said) in enumerate(cases):
-        scripted.says(answer)
-        status, raw = await scripted.chain.post_raw_headers(scripted.secret, asks, {})
-        assert status == 200
-        if body and asks is whole:
-            assert raw.endswith(body), number
+    for number, (encoding, body, asks, said) in enumerate(cases):
+        more = f"content-encoding: {encoding}\r\n"
+        sse = SSE[:-2] + more.encode() + b"\r\n" + chunked(body) + END
+        scripted.says(sse if asks is STREAM else with_length(body, more=more))
+        got = await scripted.call(asks, decompress=False)
+        assert (got.status, got.clean, got.headers["content-encoding"]) == (200, True, encoding), number
+        assert got.body == body, number
         [booked] = await scripted.events(1)
         assert said in (None, (booked["evidence"], booked["tokens_out"])), (number, booked)
         assert booked["charge_mc"] >= 0
     assert _rss_mb(scripted) < 600
     await scripted.works()
-
-
-def _packed(body: bytes, encoding: str = "gzip") -> bytes:
-    return with_length(body, more=f"content-encoding: {encoding}\r\n")
 
 
 def _rss_mb(scripted: Scripted) -> int:

@@ -31,11 +31,13 @@ class Chain:
     def client(self, secret: str) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=self.stack.base_url, api_key=secret, max_retries=0, timeout=CLIENT_S_MAX)
 
-    def session(self, secret: str) -> aiohttp.ClientSession:
+    def session(self, secret: str, *, decompress: bool = True) -> aiohttp.ClientSession:
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = aiohttp.ClientTimeout(total=CLIENT_S_MAX)
         connector = aiohttp.TCPConnector(limit=0)
-        return aiohttp.ClientSession(self._origin, headers=headers, timeout=timeout, connector=connector)
+        return aiohttp.ClientSession(
+            self._origin, headers=headers, timeout=timeout, connector=connector, auto_decompress=decompress
+        )
 
     async def raw(self, secret: str, body: Any) -> bytes:
         """The bytes of an answer; raises aiohttp.ClientPayloadError where it is cut."""

@@ -111,12 +111,18 @@ class Scripted:
         self.plays(say)
 
     async def call(
-        self, body: Any = ASK, path: str = CHAT, secret: str = "", headers: dict[str, str] | None = None
+        self,
+        body: Any = ASK,
+        path: str = CHAT,
+        secret: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        decompress: bool = True,
     ) -> Got:
         """One call to its end, however that comes."""
         received = b""
         async with (
-            self.chain.session(secret or self.secret) as session,
+            self.chain.session(secret or self.secret, decompress=decompress) as session,
             session.post(f"/v1{path}", json=body, headers=headers) as answer,
         ):
             clean = True
