@@ -19,7 +19,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Final[Mapping[str, Mapping[str, Kind]]] = {
-    "gateway": {"kill": Kind(3, 0, 1), "restart": Kind(2, 0, 0.5), "pause": Kind(2, 0.2, 8)},
+    "gateway": {"kill": Kind(3, 0, 1), "restart": Kind(2, 0, 0.5), "pause": Kind(2, 0.2, 12)},
     "meter": {"kill": Kind(3, 0, 3), "restart": Kind(2, 0, 1), "pause": Kind(2, 0.5, 6)},
     "redis": {
         "restart": Kind(2, 0, 2),

@@ -6,8 +6,11 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from deploy.embedded import EmbeddedRedis
+from meter.audit_journal import audit_journals
+from sundial.journals import Journals
 from tests.harness.books import assert_books, until_quiet
 from tests.harness.chain import Chain
 from tests.harness.fake_upstream import FakeUpstream
@@ -66,6 +69,8 @@ class _Swarm(NamedTuple):
     parts: Parts
     redis_url: str
     """Redis itself, not by way of the proxy."""
+    home: Path
+    """The gateway's."""
 
 
 async def swarm(seed: int, seconds: float, home: Path, postgres_template: Path) -> Outcome:
@@ -91,7 +96,7 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
     crowd = Crowd(chain, [clients[number % len(clients)] for number in range(CLIENTS)], seed)
     calling = asyncio.create_task(crowd.run())
     try:
-        await faults.play(steps)
+        await faults.play(steps, seconds)
     finally:
         crowd.stop()
         await calling
@@ -103,7 +108,7 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
         await _answered(chain, crowd, client)
     seen = crowd.seen
     faults.note("calls succeed")
-    truth = Truth(seen, chain.upstream.served, _granted, faults.bad_ways)
+    truth = Truth(seen, chain.upstream.served, _granted, faults.bad_ways, _journaled(running.home))
     contradictions: list[str] = []
 
     async def true() -> bool:
@@ -116,6 +121,9 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
         await until(true, HEAL_S_MAX)
     assert not contradictions, "\n".join(["the books differ from the truth:", *contradictions])
     await assert_books(chain.stack.database_url, running.redis_url)
+    calls = Journals(running.home).pages()
+    wrong = (await audit_journals(chain.stack.database_url, running.redis_url, calls, quiet=True)).violations
+    assert not wrong, "\n".join(["the journals say something else:", *map(str, wrong)])
     twice = [one for one in chain.upstream.surprises if not one.endswith("came twice")]
     assert not twice, twice
     faults.note("the books are true")
@@ -126,7 +134,7 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
         served=len(chain.upstream.served),
         booked=len(events),
         late=sum(event["late"] for event in events),
-        faults=len(steps),
+        faults=faults.done,
         counts=dict(crowd.counts),
     )
 
@@ -136,6 +144,11 @@ async def _users(chain: Chain) -> list[Client]:
     clients.append(Client(POOR, await chain.personal(POOR, credit="0"), named=False))
     service = await chain.service()
     return clients + [Client(user, service, named=True) for user in NAMED]
+
+
+def _journaled(home: Path) -> set[UUID]:
+    """Calls that stand as used in the gateway's journals."""
+    return {call.event.event_id for page in Journals(home).pages() for call in page if call.word == "settled"}
 
 
 async def _ready(program: Program) -> None:
@@ -195,7 +208,7 @@ async def _running(seed: int, home: Path, template: Path) -> AsyncIterator[_Swar
         parts = Parts(programs_.gateway, programs_.meter, redis, postgres, to_upstream, to_redis, to_postgres)
         try:
             await programs_.start()
-            yield _Swarm(Chain(programs_, upstream), parts, redis.url())
+            yield _Swarm(Chain(programs_, upstream), parts, redis.url(), home / "home")
         finally:
             for program in (programs_.gateway, programs_.meter):
                 if program.alive:

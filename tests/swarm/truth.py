@@ -6,7 +6,7 @@ it, before its head came back (it is voided, and its client was told 502, if it 
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -55,6 +55,8 @@ class Truth(NamedTuple):
     granted: Callable[[str], int]
     """Millicredits that a user has been given."""
     bad_ways: Sequence[tuple[float, float]]
+    journaled: Collection[UUID]
+    """Calls that a gateway wrote down as used."""
 
     def contradictions(self, found: Books) -> list[str]:
         """Everything in which the books differ from the truth."""
@@ -84,6 +86,8 @@ class Truth(NamedTuple):
             if seen.call_id is None or not events.get(seen.call_id):
                 yield f"{seen.call_id}: its client holds the end, and it is not booked"
                 continue
+            if seen.call_id not in self.journaled:
+                yield f"{seen.call_id}: its client holds the end, and no journal has its record"
             event = events[seen.call_id][0]
             if event["external_id"] != seen.user:
                 yield f"{seen.call_id}: booked on {event['external_id']}, called by {seen.user}"
