@@ -47,7 +47,7 @@ class UnbookableError(Exception):
     """A message or order that no row can hold; the text says why and stands in the dead letter or the outcome."""
 
 
-class Account(msgspec.Struct, kw_only=True):
+class Account(msgspec.Struct, kw_only=True, gc=False):
     """An account whose balance row is locked."""
 
     account_id: UUID
@@ -87,7 +87,7 @@ class Rows(msgspec.Struct):
     """Grants that have less left than their row says, this transaction's own among them: id → account and grant."""
 
 
-class Transfer(msgspec.Struct, kw_only=True):
+class Transfer(msgspec.Struct, kw_only=True, gc=False):
     """What a transfer says beside its amount."""
 
     transfer_id: UUID

@@ -75,32 +75,34 @@ async def lock(connection: Any, account_ids: Collection[UUID]) -> tuple[dict[UUI
     Raises asyncpg's errors, a lock that cannot be had in time among them.
     """
     wanted = list(account_ids)
-    accounts = {
-        row["account_id"]: Account(
-            account_id=row["account_id"],
-            balance_mc=row["balance_mc"],
-            seq=row["seq"],
-            recorded_at_us=row["recorded_at_us"],
-            digest=START if row["digest"] is None else row["digest"],
+    accounts: dict[UUID, Account] = {}
+    for account_id, balance_mc, seq, recorded_at_us, digest, *told in await connection.fetch(_LOCK_BALANCES, wanted):
+        shard, revision, floor_mc, status, plan, mode = told
+        accounts[account_id] = Account(
+            account_id=account_id,
+            balance_mc=balance_mc,
+            seq=seq,
+            recorded_at_us=recorded_at_us,
+            digest=START if digest is None else digest,
             grants=[],
-            shard=row["shard"],
-            revision=row["revision"],
-            floor_mc=row["floor_mc"],
-            status=row["status"],
-            plan=row["plan"],
-            mode=row["mode"],
+            shard=shard,
+            revision=revision,
+            floor_mc=floor_mc,
+            status=status,
+            plan=plan,
+            mode=mode,
         )
-        for row in await connection.fetch(_LOCK_BALANCES, wanted)
-    }
     now_us = await connection.fetchval(_READ_CLOCK)
-    for row in await connection.fetch(_OPEN_GRANTS, wanted):
-        accounts[row["account_id"]].grants.append(
+    for account_id, grant_id, remaining_mc, priority, seq, expires_at_us in await connection.fetch(
+        _OPEN_GRANTS, wanted
+    ):
+        accounts[account_id].grants.append(
             OpenGrant(
-                grant_id=row["grant_id"],
-                remaining_mc=row["remaining_mc"],
-                priority=row["priority"],
-                expires_at_us=NEVER_US if row["expires_at_us"] is None else row["expires_at_us"],
-                seq=row["seq"],
+                grant_id=grant_id,
+                remaining_mc=remaining_mc,
+                priority=priority,
+                expires_at_us=NEVER_US if expires_at_us is None else expires_at_us,
+                seq=seq,
             )
         )
     for account in accounts.values():

@@ -15,7 +15,7 @@ NEVER_US: Final = 2**63 - 1
 """Expiry of a grant that does not expire, in Unix microseconds: after all others."""
 
 
-class OpenGrant(msgspec.Struct, kw_only=True):
+class OpenGrant(msgspec.Struct, kw_only=True, gc=False):
     """A grant with something left, while a transaction draws on it."""
 
     grant_id: UUID

@@ -53,7 +53,7 @@ _MOMENT_US_MAX: Final = 4_102_444_800_000_000
 _NO_CHARGE: Final = Charge(charge_mc=0, cost_nano=0, priced=True)
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of a shard's stream that could be read."""
 
     entry_id: str
@@ -80,7 +80,7 @@ class Tariff(msgspec.Struct):
     cards: Mapping[str, RateCard]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How a booked event stands: whether only what was lost is known of it, and what it has come to."""
 
     lost: bool

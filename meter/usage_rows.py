@@ -63,7 +63,7 @@ _said_again = itemgetter(*(USAGE_EVENT_COLUMNS.index(name) for name in _SAID_AGA
 _encode_usage = msgspec.json.Encoder(order="sorted").encode  # as meter.digests has it
 
 
-class Judged(msgspec.Struct):
+class Judged(msgspec.Struct, gc=False):
     """An event as the books will have it."""
 
     charge_mc: int

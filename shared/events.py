@@ -20,7 +20,9 @@ LABEL_LENGTH_MAX: Final = 256
 """Characters of a label (e-mail, name, role, conversation, message, purpose); longer ones are cut."""
 
 
-class AccountSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="account", tag_field="kind"):
+class AccountSeen(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="account", tag_field="kind", gc=False
+):
     """A user was seen for the first time; the reserve script lent them `allowance_mc` until the meter books it."""
 
     v: int = VERSION
@@ -35,7 +37,9 @@ class AccountSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     role: str = ""
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="usage", tag_field="kind"):
+class UsageEvent(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="usage", tag_field="kind", gc=False
+):
     """One call that reached the upstream, closed.
 
     `charge_mc` (millicredits, >= 0) is what the gateway counted as unposted; `cost_nano` the provider's price. The

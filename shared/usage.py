@@ -21,7 +21,7 @@ COUNT_MAX: Final = 2**40
 """Largest credible count of any kind in one call; beyond it a usage is clamped and flagged `absurd`."""
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Disjoint counts. Tokens: `input` to `image_out`, and `cached_audio`. Other units: `images` to `requests`; seconds
     are kept as ms."""
 

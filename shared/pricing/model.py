@@ -105,7 +105,7 @@ class RateCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     missing here is unpriced; but a request is then free."""
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a usage comes to. `priced` is False where something in it has no rate: then the amounts are those of the
     rest. Flags: `unpriced`, and `overflow` where an amount was cut at MC_MAX."""
 
