@@ -6,7 +6,9 @@ import platform
 import random
 import subprocess
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,18 +16,23 @@ import click
 from tests.bench import build, report
 from tests.bench.candidates import Candidate, Direct, GoProxy, LiteLLM, Nginx, Portkey, Sundial
 from tests.bench.rounds import Round, memory_kb, run
-from tests.bench.scenarios import SCENARIOS, Scenario
+from tests.bench.scenarios import MEMORY_SCENARIOS, SCENARIOS, Scenario
 
 
 @click.command()
 @click.option("--rounds", default=7, show_default=True, help="Rounds of each scenario on each candidate.")
 @click.option("--only", default="", help="Scenarios, by name, separated by commas. Default: all.")
-@click.option("--peers", default="", help="Also measure: litellm, portkey (installed from their registries).")
+@click.option(
+    "--peers",
+    default="",
+    help="Also measure: litellm, portkey (installed from their registries), workers (two of them).",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the order in which the rounds are made.")
 @click.option("--write", is_flag=True, help="Store the result in docs/performance.md, .json and .png.")
 def main(rounds: int, only: str, peers: str, seed: int, write: bool) -> None:
     """Measure the gateway beside its peers in one run, interleaved; every answer is checked."""
     chosen = [each for each in SCENARIOS if not only or each.name in only.split(",")]
+    opened = [each for each in MEMORY_SCENARIOS if not only or each.name in only.split(",")]
     with tempfile.TemporaryDirectory(prefix="sundial-bench-") as folder:
         home = Path(folder)
         client = build.c_program("client", home)
@@ -36,9 +43,13 @@ def main(rounds: int, only: str, peers: str, seed: int, write: bool) -> None:
                 candidates: list[Candidate] = [Direct(home / "direct", port), Nginx(home / "nginx", port)]
                 candidates.append(GoProxy(home / "go", port, build.go_proxy(home)))
                 candidates.append(Sundial(home / "sundial", port))
-                more = {"litellm": LiteLLM, "portkey": Portkey}
+                more: dict[str, Callable[[Path, int], Candidate]] = {
+                    "litellm": LiteLLM,
+                    "portkey": Portkey,
+                    "workers": partial(Sundial, workers=2),
+                }
                 candidates += [more[name](home / name, port) for name in peers.split(",") if name]
-                result = measure(client, candidates, chosen, home, rounds, seed)
+                result = measure(client, candidates, chosen, opened, home, rounds, seed)
             finally:
                 upstream.kill()
     click.echo(report.text(result))
@@ -47,7 +58,13 @@ def main(rounds: int, only: str, peers: str, seed: int, write: bool) -> None:
 
 
 def measure(
-    client: Path, candidates: list[Candidate], scenarios: list[Scenario], home: Path, rounds: int, seed: int
+    client: Path,
+    candidates: list[Candidate],
+    scenarios: list[Scenario],
+    opened: list[Scenario],
+    home: Path,
+    rounds: int,
+    seed: int,
 ) -> report.Result:
     """All rounds, in an order that nobody chose."""
     order = random.Random(seed)
@@ -59,8 +76,8 @@ def measure(
         try:
             for candidate in candidates:
                 loop.run(candidate.start())
-                if candidate.compares and not candidate.slow:
-                    memory[candidate.name] = loop.run(memory_kb(client, candidate, home))
+                if opened and candidate.compares and not candidate.slow:
+                    memory[candidate.name] = loop.run(memory_kb(client, candidate, opened, home))
             for number in range(rounds):
                 turns = [
                     (scenario.slower() if candidate.slow else scenario, candidate)

@@ -144,8 +144,9 @@ class Sundial(Candidate):
     compares = "gateway"
     faultless = True
 
-    def __init__(self, home: Path, upstream_port: int) -> None:
-        super().__init__("Sundial", home, upstream_port)
+    def __init__(self, home: Path, upstream_port: int, workers: int = 1) -> None:
+        super().__init__("Sundial" if workers == 1 else f"Sundial, {workers} workers", home, upstream_port)
+        self._workers = workers
         self._servers = Servers(home / "servers", postgres_settings={"max_connections": "200"})
         self._stack: Stack | None = None
 
@@ -159,6 +160,7 @@ class Sundial(Candidate):
             redis_url=self._servers.redis.url(),
             upstream_url=f"http://127.0.0.1:{self.upstream_port}/v1",
             upstream_key="sk-upstream",
+            settings={"SUNDIAL_GATEWAY_WORKERS": str(self._workers)},
         )
         self.port = int(self._stack.environment["SUNDIAL_GATEWAY_PORT"])
         await self._stack.start()

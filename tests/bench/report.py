@@ -20,6 +20,7 @@ _END: Final = "<!-- /bench -->"
 _NGINX: Final = "nginx"
 _COMPARED: Final = {
     "nginx": "nginx", "Go ReverseProxy": "go", "LiteLLM proxy": "litellm", "Portkey": "portkey",
+    "Sundial, 2 workers": "gateway",
 }  # fmt: skip
 _TITLES: Final = {scenario.name: scenario.title for scenario in (*SCENARIOS, *MEMORY_SCENARIOS)}
 _UNITS: Final = {scenario.name: scenario.unit for scenario in SCENARIOS}
@@ -64,6 +65,10 @@ def _first(made: Round) -> float:
     return made.first_p50_us
 
 
+def _rate(made: Round) -> float:
+    return 1 / made.seconds
+
+
 BARS: Final = (
     Bar("CPU of a plain call, 64 parallel, over nginx", "call-64", _NGINX, 4, _cpu),
     Bar("CPU of a plain call, 64 parallel, over Go's proxy", "call-64", "Go ReverseProxy", 1, _cpu),
@@ -76,6 +81,7 @@ BARS: Final = (
     Bar("First byte p50, added over direct, over nginx's", "first-byte", _NGINX, 5, _first, added=True),
     Bar("Chunk latency p50, 1,000 streams, over nginx", "chunks-1000", _NGINX, 1, _chunk_p50),
     Bar("Chunk latency p99, 1,000 streams, over nginx", "chunks-1000", _NGINX, 1.25, _chunk_p99),
+    Bar("Calls a second, 64 parallel, over two workers'", "call-64", "Sundial, 2 workers", 1 / 1.8, _rate),
 )
 MEMORY_KB_MAX: Final = 60.0
 
@@ -205,6 +211,7 @@ def _memory(result: Result) -> str:
     rows = [
         [scenario.title, *(f"{result.memory_kb[name][scenario.name]:.1f}" for name in names)]
         for scenario in MEMORY_SCENARIOS
+        if all(scenario.name in result.memory_kb[name] for name in names)
     ]
     return table(["", *names], rows)
 
@@ -215,7 +222,7 @@ def _names(result: Result) -> list[str]:
 
 def _rank(name: str) -> int:
     known = ["direct", *_COMPARED]
-    return known.index(name) if name in known[:3] else 3 + name.startswith(("LiteLLM", "Portkey"))
+    return known.index(name) if name in known[:3] else 4 if name in known else 3
 
 
 def _spread(values: list[float], digits: int) -> str:

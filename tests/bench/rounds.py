@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import msgspec
 
 from tests.bench import processes
 from tests.bench.candidates import Candidate
-from tests.bench.scenarios import MEMORY_SCENARIOS, Scenario
+from tests.bench.scenarios import Scenario
 from tests.harness.waiting import until
 
 WARM_UP_PART: Final = 10
@@ -57,7 +58,7 @@ async def run(client: Path, scenario: Scenario, candidate: Candidate, home: Path
     )
 
 
-async def memory_kb(client: Path, candidate: Candidate, home: Path) -> dict[str, float]:
+async def memory_kb(client: Path, candidate: Candidate, scenarios: Iterable[Scenario], home: Path) -> dict[str, float]:
     """Kilobytes per open stream, by scenario: of the part that is compared, beyond what it took before the first.
 
     To be asked of a candidate that has just started: what a process has freed it may keep, so that a later look would
@@ -66,7 +67,7 @@ async def memory_kb(client: Path, candidate: Candidate, home: Path) -> dict[str,
     pids = candidate.parts()[candidate.compares]
     before = processes.resident_bytes(pids)
     found = {}
-    for scenario in MEMORY_SCENARIOS:
+    for scenario in scenarios:
         body = _body(scenario, home)
         opened = body.with_suffix(".open")
         opened.unlink(missing_ok=True)
