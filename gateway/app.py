@@ -48,6 +48,8 @@ LOADED_S_MAX: Final = 10.0
 HEADER_BYTES_MAX: Final = 32 * 1024
 KEEP_ALIVE_S: Final = 75.0
 """Seconds that a connection may be without a whole request."""
+SAME_SIGNAL_S: Final = 0.1
+"""Seconds within which signals are one: a terminal and a parent tell it both, a dying parent once for each thread."""
 
 log = structlog.get_logger()
 
@@ -67,8 +69,15 @@ async def _run(settings: GatewaySettings, health_socket: Path | None) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    told_at_s = 0.0
+
     def told() -> None:
-        (hurry if stop.is_set() else stop).set()
+        nonlocal told_at_s
+        if not stop.is_set():
+            stop.set()
+            told_at_s = loop.time()
+        elif loop.time() - told_at_s > SAME_SIGNAL_S:
+            hurry.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
@@ -91,11 +100,15 @@ async def _run(settings: GatewaySettings, health_socket: Path | None) -> None:
             shared = settings.gateway_workers > 1
             host, port = settings.gateway_host, settings.gateway_port
             await web.TCPSite(runner, host, port, backlog=1024, reuse_port=shared).start()
+            gate.listening = True
             log.info("gateway_ready" if not gate.unfit else "gateway_waiting", reason=gate.unfit or None)
             await stop.wait()
             await drain(gate, runner, hurry)
         finally:
             await runner.cleanup()
+    for number in (signal.SIGTERM, signal.SIGINT):  # what comes late makes no failure of an end in order
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.asynccontextmanager

@@ -9,20 +9,18 @@ from aiohttp import web
 from gateway.asks.form import Form, boundary_of
 from gateway.refusals import Refusal
 
-BODY_S_MAX: Final = 60.0
-"""Seconds in which a request's body must have come; a form may take longer, by its size."""
 FORM_BYTES_PER_S_MIN: Final = 16 * 1024
-"""How fast a form must come at least, beyond BODY_S_MAX."""
+"""How fast a form must come at least, beyond the time that any body has."""
 
 
-async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The request's body. Refusals: 408, 413, 415."""
+async def read_body(request: web.Request, bytes_max: int, seconds_max: float) -> bytes:
+    """The request's body, which must have come within `seconds_max`. Refusals: 408, 413, 415."""
     refuse_encoded(request)
     try:
-        async with asyncio.timeout(BODY_S_MAX):
+        async with asyncio.timeout(seconds_max):
             return await request.read()
     except TimeoutError:
-        raise Refusal("body_timeout", limit_s=int(BODY_S_MAX)) from None
+        raise Refusal("body_timeout", limit_s=f"{seconds_max:g}") from None
     except web.HTTPRequestEntityTooLarge:
         raise Refusal("body_too_large", limit_mb=bytes_max // (1024 * 1024)) from None
 
@@ -36,10 +34,12 @@ def refuse_encoded(request: web.Request) -> None:
 class Pieces:
     """A body that is passed through as it comes, within its limits of size and time."""
 
-    def __init__(self, request: web.Request, bytes_max: int) -> None:
+    def __init__(self, request: web.Request, bytes_max: int, seconds_max: float) -> None:
+        """`seconds_max`: time that it has, and more by its size."""
         refuse_encoded(request)
         self._content = request.content
         self._bytes_max = bytes_max
+        self._seconds_max = seconds_max
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
         self.received = 0
@@ -50,7 +50,7 @@ class Pieces:
 
     async def read(self) -> bytes:
         """The next bytes; empty at the end. Refusals: 408, 413."""
-        late_s = self._started_s + BODY_S_MAX + self.received / FORM_BYTES_PER_S_MIN
+        late_s = self._started_s + self._seconds_max + self.received / FORM_BYTES_PER_S_MIN
         try:
             async with asyncio.timeout_at(late_s):
                 data = await self._content.readany()
@@ -76,8 +76,8 @@ class Upload(Pieces):
     request to work on.
     """
 
-    def __init__(self, request: web.Request, bytes_max: int) -> None:
-        super().__init__(request, bytes_max)
+    def __init__(self, request: web.Request, bytes_max: int, seconds_max: float) -> None:
+        super().__init__(request, bytes_max, seconds_max)
         boundary = boundary_of(",".join(request.headers.getall("Content-Type", [""])))
         self.content_type = b'multipart/form-data; boundary="%b"' % boundary
         self.form = Form(boundary)

@@ -38,7 +38,9 @@ async def forward(request: web.Request, family: Family) -> web.StreamResponse:
     # Of what is listed the path is plain (families.find) and the query goes with it; a declared path goes alone.
     target = request.raw_path.removeprefix(BASE_PATH) if family.treatment == "forwarded" else family.path
     headers = [*passed_on(request), (b"accept-encoding", b"identity"), (b"x-litellm-call-id", call_id.encode())]
-    pieces = Pieces(request, gate.settings.body_bytes_max) if request.can_read_body else None
+    pieces = (
+        Pieces(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s) if request.can_read_body else None
+    )
     try:
         async with gate.upstream.send(request.method, target, headers, b"", pieces) as answer:
             response = await _relay(gate, request, answer, call_id)

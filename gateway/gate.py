@@ -58,6 +58,8 @@ class Gate:
     requests: "dict[asyncio.Task[Any], RequestHandler | None]" = field(default_factory=dict)
     """What is being answered, and on which connection; of calls that go on when their client has left, None."""
     overload: Overload = field(default_factory=Overload)
+    listening: bool = False
+    """The public port is open."""
     draining: bool = False
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""
@@ -90,7 +92,9 @@ class Gate:
     @property
     def unready(self) -> str:
         """Why nobody should send calls here; empty where they are welcome. Draining serves those that come."""
-        return "draining" if self.draining else self.unfit
+        if self.draining:
+            return "draining"
+        return self.unfit if self.listening else "the port is not open yet"
 
     @property
     def unfit(self) -> str:

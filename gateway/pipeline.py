@@ -72,10 +72,10 @@ async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
     event_id = gate.new_event_id()
     request["call_id"] = str(event_id)
     if family.body == "multipart":
-        upload = Upload(request, gate.settings.body_bytes_max)
+        upload = Upload(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
         await upload.read_until_known(whole=family.sold == "images")
         return admit_upload(event_id, caller, family, upload, plan, catalog, started_at_us, started_s)
-    body = await read_body(request, gate.settings.body_bytes_max)
+    body = await read_body(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
     return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
 
 

@@ -157,6 +157,8 @@ class GatewaySettings(_Settings):
     """How long running calls then have to finish; what is left is cut and booked as `drained`."""
     head_timeout_s: Annotated[float, Field(gt=0, le=300)] = 15.0
     """How long the head of a request may take, from its first byte to its last."""
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """How long the body of a request may take to come; a form may take longer, by its size."""
     client_stall_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """How long a client may leave a full buffer unread before it is cut off."""
     first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 600.0

@@ -23,6 +23,9 @@ GROWTH_BYTES_MAX: Final = 32_000_000
 """What a gateway's memory may grow by while a client does not read: a whole answer would be more."""
 MODELS: Final = b"GET /v1/models HTTP/1.1\r\nhost: sundial\r\nauthorization: Bearer %b\r\n\r\n"
 HEAD: Final = b"POST /v1/chat/completions HTTP/1.1\r\nhost: sundial\r\nx-padding: "
+BEGUN: Final = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: sundial\r\nauthorization: Bearer %b\r\ncontent-length: 9999\r\n\r\n{"
+)
 CALL: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Oi."}]}
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -43,10 +46,11 @@ async def models(streams: Streams, secret: str) -> None:
     await reader.readexactly(int(length.partition(b":")[2]))
 
 
-async def never_whole(streams: Streams, *, trickles: bool) -> bytes:
-    """Begin a head and never end it, silent or one byte after the other: what is answered until the connection ends."""
+async def never_whole(streams: Streams, beginning: bytes, *, trickles: bool) -> bytes:
+    """Begin a request and never end it, silent or one byte after the other; what is answered until the connection
+    ends."""
     reader, writer = streams
-    writer.write(HEAD)
+    writer.write(beginning)
     answer = b""
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(CUT_S_MAX):
@@ -76,7 +80,7 @@ async def test_c3_slow_heads(chain: Chain) -> None:
         streams = await connected(chain)
         if number % 2:
             await models(streams, secret)
-        return await never_whole(streams, trickles=number % 4 < 2)
+        return await never_whole(streams, HEAD, trickles=number % 4 < 2)
 
     slower = [asyncio.create_task(slow(number)) for number in range(SLOW)]
     status, _, _ = await chain.post(secret, CALL)
@@ -89,6 +93,26 @@ async def test_c3_slow_heads(chain: Chain) -> None:
     assert sum(answer != b"" for answer in answers) >= SLOW // 2
     await models(idle, secret)
     idle[1].close()
+    assert (await chain.settled("ana"))["held"] == 0
+    await chain.usage_entries("ana", 1)
+    assert len(chain.upstream.served) == 1
+
+
+async def test_c3_slow_bodies(chain: Chain) -> None:
+    """200 bodies that never end, silent and trickling: each is answered 408 at the limit, though its bytes still come;
+    calls are served meanwhile, and nothing is held or sent upstream for them."""
+    secret = await chain.personal("ana", credit="1000")
+    await chain.stack.gateway.stop()
+    await chain.stack.gateway.start(SUNDIAL_BODY_TIMEOUT_S="1")
+    begun = BEGUN % secret.encode()
+    bodies = [never_whole(await connected(chain), begun, trickles=bool(number % 2)) for number in range(SLOW)]
+    slower = [asyncio.create_task(body) for body in bodies]
+    status, _, _ = await chain.post(secret, CALL)
+    assert status == 200
+    for answer in await asyncio.gather(*slower):
+        assert answer.startswith(b"HTTP/1.1 408 "), answer
+        assert b'"body_timeout"' in answer
+        assert answer.lower().count(b"\r\nconnection: close\r\n") == 1
     assert (await chain.settled("ana"))["held"] == 0
     await chain.usage_entries("ana", 1)
     assert len(chain.upstream.served) == 1

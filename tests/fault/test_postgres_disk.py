@@ -7,7 +7,6 @@ without space for WAL it panics, and ends for good where recovery finds no space
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,47 +19,17 @@ from tests.harness.fake_upstream import FakeUpstream
 from tests.harness.lag import caught_up, lags
 from tests.harness.load import assert_truth, calling
 from tests.harness.own_postgres import SMALL, OwnPostgres, copy
+from tests.harness.small_disk import Disk, mounted
 from tests.harness.waiting import until
 
 DISK_BYTES: Final = 192 * 1024 * 1024
-CHUNK: Final = bytes(64 * 1024)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
 
-class Disk:
-    """A small file system that can be filled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def fill(self) -> None:
-        with (self.folder / "ballast").open("ab", buffering=0) as ballast:
-            while True:
-                try:
-                    ballast.write(CHUNK)
-                except OSError:
-                    return
-
-    def clear(self) -> None:
-        (self.folder / "ballast").unlink()
-
-
-@contextmanager
-def mounted(folder: Path) -> Iterator[Disk]:
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("this root may not mount a tmpfs (CAP_SYS_ADMIN)")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Disk]:
-    with mounted(tmp_path / "disk") as disk:
+    with mounted(tmp_path / "disk", DISK_BYTES) as disk:
         yield disk
 
 
