@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.usage_rules import credible
+from shared.usage_rules import absurd, counts, credible
 
 _WRAPPED: Final = {"images": "image_", "transcription": "transcript."}
 """Families of which LiteLLM (1.106) reads no streams, and how the types of their events begin. What the provider
@@ -26,6 +26,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     usage_raw: dict[str, Any] | None = None
     """The usage object as parsed, for shared.usage_rules."""
+    usage_absurd: bool = False
     service_tier: str = ""
     finish_reason: str = ""
     error: dict[str, Any] | None = None
@@ -54,6 +55,7 @@ def read_answer(family: str, body: bytes) -> Answer:
     return Answer(
         model=reading.model,
         usage_raw=reading.usage_raw,
+        usage_absurd=reading.usage_absurd,
         service_tier=reading.service_tier,
         finish_reason=reading.finish_reason,
         error=reading.error,
@@ -92,7 +94,10 @@ def parse(data: bytes) -> dict[str, Any] | None:
 class Reading:
     """What has been read so far of one answer; later events override earlier ones."""
 
-    __slots__ = ("_family", "error", "finish_reason", "model", "service_tier", "usage_partial", "usage_raw")
+    __slots__ = (
+        *("_family", "error", "finish_reason", "model", "service_tier"),
+        *("usage_absurd", "usage_partial", "usage_raw"),
+    )
 
     def __init__(self, family: str) -> None:
         self._family = family
@@ -104,6 +109,8 @@ class Reading:
         """The last credible usage object, else the last one; of Anthropic's stream, both of its halves in one."""
         self.usage_partial = False
         """Whether `usage_raw` is only the first half of Anthropic's: its output is not counted yet."""
+        self.usage_absurd = False
+        """Whether the last usage object had counts that cannot be, and was passed over or is to be."""
 
     def take(self, event: Mapping[str, Any]) -> None:
         """`event`: a whole answer or one event's data. Three of them wrap what they are about: the life-cycle events
@@ -132,12 +139,19 @@ class Reading:
 
     def _take_usage(self, usage: dict[str, Any], kind: str) -> None:
         self.service_tier = _text(usage.get("service_tier")) or self.service_tier
+        # Of Anthropic's the first half has a placeholder for the output, which stands until the second one counts it.
+        partial = kind == "message_start"
         if kind == "message_delta" and self.usage_raw is not None:
+            partial = self.usage_partial and not counts(usage.get("output_tokens"))
             usage = _merged(self.usage_raw, usage)
-        if not credible(usage, family=self._family) and credible(self.usage_raw, family=self._family):
-            return
+        if not credible(usage, family=self._family):
+            self.usage_absurd = absurd(usage, family=self._family)
+            if credible(self.usage_raw, family=self._family):
+                return
+        else:
+            self.usage_absurd = False
         self.usage_raw = usage
-        self.usage_partial = kind == "message_start"
+        self.usage_partial = partial
 
 
 def _merged(start: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ What is at hand is told at once; what needs a tokenizer is counted off the event
 """
 
 import asyncio
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,7 +18,10 @@ from gateway.recount.prompt import count_prompt
 from gateway.settlement import NOTHING, Counted, Facts, is_priced
 from gateway.sse import SseTap
 from shared.usage import Usage
-from shared.usage_rules import credible, normalise
+from shared.usage_rules import ABSURD, Normalised, credible, normalise
+
+SEARCH_MODEL: Final = "-search-"
+"""What the names of OpenAI's search models have in them: gpt-4o-search-preview, gpt-5-search-api."""
 
 log = structlog.get_logger()
 
@@ -29,22 +33,45 @@ def told(gate: Gate, call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counte
     """
     said = reported(call, tap)
     if call.family.sold in ("text", "input"):
-        return said
+        return said and _alarmed(tap, said)
     ways = [] if said is None else [said]
     ways += measure.pieces(call, tap, facts.model, gate.book.catalog.models)
     priced = (way for way in ways if is_priced(call, gate.book.catalog, way, facts))
-    return next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
+    chosen = next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
+    return chosen and _alarmed(tap, chosen)
 
 
 def reported(call: Call, tap: SseTap | PlainTap) -> Counted | None:
-    """What the upstream reported. None: nothing, nothing credible, or, of a stream cut short, only its input."""
-    raw = tap.usage_raw
-    if raw is None or tap.usage_partial or not credible(raw, family=call.family.name):
+    """What the upstream reported. None: nothing, nothing credible, or only its input."""
+    said = _said(call, tap)
+    if said is None or tap.usage_partial or (call.family.sold == "text" and not said.usage.tokens_out):
         return None
-    normalised = normalise(raw, family=call.family.name)
+    return Counted(said.usage, "provider", said.flags)
+
+
+def _said(call: Call, tap: SseTap | PlainTap) -> Normalised | None:
+    """What can be believed of the upstream's usage, be it the input alone; None where there is nothing."""
+    raw, family = tap.usage_raw, call.family.name
+    if raw is None or not credible(raw, family=family):
+        return None
+    normalised = normalise(raw, family=family, provider=call.rates.model.provider)
     if normalised.usage.is_zero:
         return None
-    return Counted(normalised.usage, "provider", normalised.flags)
+    return Normalised(_searched(call, normalised.usage), normalised.flags)
+
+
+def _searched(call: Call, usage: Usage) -> Usage:
+    """OpenAI's search models search once before each answer in chat completions, and no usage of theirs says so."""
+    if SEARCH_MODEL not in call.rates.model.model or usage.searches or call.family.name != "chat":
+        return usage
+    return msgspec.structs.replace(usage, searches=1)
+
+
+def _alarmed(tap: SseTap | PlainTap, counted: Counted) -> Counted:
+    """Flagged, where the upstream reported what cannot be: also where that was passed over."""
+    if not tap.usage_absurd or ABSURD in counted.flags:
+        return counted
+    return msgspec.structs.replace(counted, flags=(*counted.flags, ABSURD))
 
 
 async def recount(gate: Gate, call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) -> Counted:
@@ -56,10 +83,10 @@ async def recount(gate: Gate, call: Call, tap: SseTap | PlainTap, transcript: Tr
         # A text that no rule can read must not lose the call.
         log.exception("recount_failed", event_id=str(call.event_id))
         output = transcript.estimate() if transcript is not None else 0
-        return Counted(Usage(input=call.input_tokens, output=output), "recounted", ("estimated",))
+        counted = Counted(Usage(input=call.input_tokens, output=output), "recounted", ("estimated",))
     if isinstance(tap, SseTap) and tap.raw_full and transcript is not None:
         counted = msgspec.structs.replace(counted, flags=(*counted.flags, "text_missing"))
-    return counted
+    return _alarmed(tap, counted)
 
 
 async def count_prompt_exactly(gate: Gate, call: Call) -> int:
@@ -91,18 +118,23 @@ def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) 
         assert isinstance(tap, PlainTap)
         completion = count_completion(family, model, tap.body)
         output, flags = completion.tokens, [*completion.flags]
-        if tap.error and not output:
-            return NOTHING  # a whole answer that says it failed: no provider bills it, but it can be compared
+    said = _said(call, tap)
+    if said is not None and not tap.usage_partial and not output:
+        return Counted(said.usage, "provider", said.flags)  # it said that it produced nothing, and nothing came
+    if isinstance(tap, PlainTap) and tap.error and not output:
+        return NOTHING  # a whole answer that says it failed: no provider bills it, but it can be compared
     usage = input_said(call, tap)
     if usage is None:
         prompt = count_prompt(family, model, parse(call.request))
-        usage, flags = Usage(input=prompt.tokens), [*prompt.flags, *flags]
-    return Counted(msgspec.structs.replace(usage, output=output), "recounted", tuple(dict.fromkeys(flags)))
+        usage, flags = _searched(call, Usage(input=prompt.tokens)), [*prompt.flags, *flags]
+    counted = msgspec.structs.replace(usage, output=output)
+    return Counted(counted, "recounted", tuple(dict.fromkeys(flags)))
 
 
 def input_said(call: Call, tap: SseTap | PlainTap) -> Usage | None:
-    """The input as Anthropic says it when a stream begins, cache and all; None where it has not said it."""
-    if not tap.usage_partial:
+    """The input as the upstream says it, cache and all: as Anthropic does when a stream begins. None where it has not
+    said it, or nothing credible."""
+    said = _said(call, tap)
+    if said is None or not said.usage.tokens_in:
         return None
-    usage = normalise(tap.usage_raw, family=call.family.name).usage
-    return msgspec.structs.replace(usage, output=0, reasoning=0) if usage.tokens_in else None
+    return msgspec.structs.replace(said.usage, output=0, reasoning=0, audio_out=0, image_out=0)

@@ -32,6 +32,7 @@ class PlainTap:
         self.service_tier = ""
         self.finish_reason = ""
         self.usage_raw: dict[str, Any] | None = None
+        self.usage_absurd = False
         self.error: dict[str, Any] | None = None
         self.images = 0
         """Images in the answer, and what they are, where it says so."""
@@ -56,7 +57,7 @@ class PlainTap:
         """The answer has ended: read it. Nothing more leaves before `release`."""
         answer = read_answer(self._family, self.body)
         self.model, self.service_tier, self.finish_reason = answer.model, answer.service_tier, answer.finish_reason
-        self.usage_raw, self.error = answer.usage_raw, answer.error
+        self.usage_raw, self.usage_absurd, self.error = answer.usage_raw, answer.usage_absurd, answer.error
         self.images, self.quality, self.size = answer.images, answer.quality, answer.size
         return b""
 

@@ -130,6 +130,11 @@ class SseTap:
         return self._reading.usage_partial
 
     @property
+    def usage_absurd(self) -> bool:
+        """Whether the last usage object had counts that cannot be, and is not in `usage_raw` or not to be believed."""
+        return self._reading.usage_absurd
+
+    @property
     def finish_reason(self) -> str:
         return self._reading.finish_reason
 

@@ -17,8 +17,9 @@ Outcome = Literal["complete", "client_gone", "upstream_error", "timeout", "drain
 """How a call ended. `exhausted`: the credit ran out in mid-stream and the stream was ended well. `lost`: nobody knows,
 its gateway was not heard of any more; should its own record come after all, it corrects this one."""
 
-COUNT_MAX: Final = 2**40
-"""Largest credible count of any kind in one call; beyond it a usage is clamped and flagged `absurd`."""
+COUNT_MAX: Final = 2**27
+"""Largest credible count of any kind in one call; beyond it a usage is clamped and flagged `absurd`. It is some hundred
+times the longest context there is, and in ms a day and a half of sound."""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -1,8 +1,10 @@
 """What the demo model says. Pure: the same question has the same answer."""
 
+import json
 import re
 import tomllib
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +22,7 @@ _VIOLENCE: Final = re.compile(r"\b(?:kill|murder|bomb|matar|assassinar|bomba)\b"
 _SUM: Final = re.compile(r"(-?\d{1,9})\s*([-+*x×/÷])\s*(-?\d{1,9})")
 _COUNT: Final = re.compile(r"\b(?:count|conte|contar)\b\D*(\d{1,6})", re.IGNORECASE)
 
+_TOLD: Final = re.compile(r"#usage(?=[{\[\"0-9n-])")
 _LONG: Final = re.compile(r"hist[óo]ria|conto\b|reda[çc][ãa]o|longo|story|essay|long\b|article|artigo", re.IGNORECASE)
 
 
@@ -45,6 +48,19 @@ def words_of(content: Any) -> str:
 def is_to_fail(question: str) -> bool:
     """Whether the question asks for a failure: then a stream breaks half-way, and a whole answer is an error."""
     return "#fail" in question
+
+
+def told_usage(question: str, usage: Mapping[str, Any]) -> Any:
+    """The usage that an answer tells: the true one, or what stands as JSON behind `#usage` in the question, where an
+    object goes over the true one: `#usage{"prompt_tokens":-5}`."""
+    found = _TOLD.search(question)
+    if found is None:
+        return usage
+    try:
+        told, _ = json.JSONDecoder().raw_decode(question, found.end())
+    except ValueError:
+        return usage
+    return {**usage, **told} if isinstance(told, dict) else told
 
 
 def is_violent(text: str) -> bool:

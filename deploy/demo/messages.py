@@ -51,14 +51,15 @@ async def messages(request: web.Request) -> web.StreamResponse:
         }
         block = _block(choice)
         end = {"stop_reason": _STOPS[choice.finish], "stop_sequence": None}
+        told = answers.told_usage(generation.question, usage)
         if not call.stream:
             if call.failed:
                 return failure(529, wire.FAILED)
             await demo.pace.wait(generation.completion_tokens)
             call.sent = generation.completion_tokens
-            return answered({**base, "content": [block], **end, "usage": usage})
+            return answered({**base, "content": [block], **end, "usage": told})
         response = await streamed(request)
-        for tokens, event in _events(base, choice, block, end, usage, tokenizer):
+        for tokens, event in _events(base, choice, block, end, usage, told, tokenizer):
             await demo.pace.wait(tokens)
             await response.write(wire.event(event, named=True))
             call.sent += tokens
@@ -193,9 +194,11 @@ def _events(
     block: dict[str, Any],
     end: dict[str, Any],
     usage: dict[str, Any],
+    told: Any,
     tokenizer: Tokenizer,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What each event says, after how many tokens. The usage stands at both ends; only the last one has the output."""
+    """What each event says, after how many tokens. The usage stands at both ends; only the last one has the output, and
+    is as it is `told`."""
     start = {**base, "content": [], "stop_reason": None, "stop_sequence": None, "usage": {**usage, "output_tokens": 1}}
     yield 0, {"type": "message_start", "message": start}
     empty = {**block, "input": {}} if choice.call else {**block, "text": ""}
@@ -205,6 +208,7 @@ def _events(
     for piece in tokenizer.pieces(choice.call.arguments if choice.call else choice.text):
         yield 1, {"type": "content_block_delta", "index": 0, "delta": {"type": kind, name: piece}}
     yield 0, {"type": "content_block_stop", "index": 0}
-    told = {name: count for name, count in usage.items() if name.endswith("_tokens")}
+    if isinstance(told, dict):
+        told = {name: count for name, count in told.items() if name.endswith("_tokens")}
     yield 0, {"type": "message_delta", "delta": end, "usage": told}
     yield 0, {"type": "message_stop"}

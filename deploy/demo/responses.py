@@ -139,11 +139,13 @@ class _Answer:
                 "error": {"code": "server_error", "message": wire.FAILED},
                 "usage": None,  # as at OpenAI: an answer that failed tells no usage
             }
-        elif self._choice.finish == "length":
+            return
+        told = answers.told_usage(generation.question, usage_of(generation))
+        if self._choice.finish == "length":
             details = {"reason": "max_output_tokens"}
-            self.end = {"status": "incomplete", "incomplete_details": details, "usage": usage_of(generation)}
+            self.end = {"status": "incomplete", "incomplete_details": details, "usage": told}
         else:
-            self.end = {"status": "completed", "usage": usage_of(generation)}
+            self.end = {"status": "completed", "usage": told}
 
     def whole(self, end: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._base, "output": items, "usage": None, **end}

@@ -41,7 +41,8 @@ async def chat(request: web.Request) -> web.StreamResponse:
                 return failure(500, wire.FAILED)
             await demo.pace.wait(generation.completion_tokens)
             call.sent = generation.completion_tokens
-            return answered(wire.completion(base, generation, f"call_{secrets.token_urlsafe(18)}"))
+            whole = wire.completion(base, generation, f"call_{secrets.token_urlsafe(18)}")
+            return answered({**whole, "usage": answers.told_usage(generation.question, call.usage)})
         with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return await _stream_chat(request, call, generation, base, tokenizer, with_usage=with_usage)
 
@@ -66,7 +67,8 @@ async def _stream_chat(
             if call.failed and call.sent > choice.tokens // 2:
                 return await _broken(response)
     if with_usage:
-        await response.write(wire.event({**wire.chunk(base, []), "usage": call.usage}))
+        told = answers.told_usage(generation.question, call.usage)
+        await response.write(wire.event({**wire.chunk(base, []), "usage": told}))
     await response.write(wire.DONE)
     await response.write_eof()
     return response
@@ -102,7 +104,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
             choices = [
                 wire.text_choice(choice.text, index, choice.finish) for index, choice in enumerate(generation.choices)
             ]
-            return answered({**base, "choices": choices, "usage": usage})
+            return answered({**base, "choices": choices, "usage": answers.told_usage(generation.question, usage)})
         response = await streamed(request)
         for index, choice in enumerate(generation.choices):
             for piece in tokenizer.pieces(choice.text):
@@ -113,7 +115,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
                     return await _broken(response)
             await response.write(wire.event({**base, "choices": [wire.text_choice("", index, choice.finish)]}))
         if (body.get("stream_options") or {}).get("include_usage"):
-            await response.write(wire.event({**base, "choices": [], "usage": usage}))
+            told = answers.told_usage(generation.question, usage)
+            await response.write(wire.event({**base, "choices": [], "usage": told}))
         await response.write(wire.DONE)
         await response.write_eof()
         return response

@@ -21,6 +21,8 @@ SNAPSHOTS: Final = {
     "gpt-4.1-nano": "gpt-4.1-nano-2025-04-14",
     "gpt-5-mini": "gpt-5-mini-2025-08-07",
     "o4-mini": "o4-mini-2025-04-16",
+    # in no price map, as a model is on its first day
+    "gpt-sol": "gpt-sol-2026-06-21",
 }
 CLAUDE_SNAPSHOTS: Final = {
     "claude-sonnet-4-5": "claude-sonnet-4-5-20250929",

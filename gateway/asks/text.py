@@ -10,9 +10,11 @@ from shared.pricing import PLAIN_OUT
 
 PROMPTS_MAX: Final = 2048
 """Prompts in one request for completions."""
-UNMETERED_TOOLS: Final = frozenset({"image_generation", "code_interpreter", "file_search"})
-"""Tools that OpenAI runs itself and bills apart, by images, sessions and calls that no price here is for: the tokens of
-the answer do not contain them. Searches of the web are counted."""
+UNMETERED_TOOLS: Final = ("image_generation", "code_interpreter", "file_search", "code_execution")
+"""Tools that OpenAI and Anthropic (with a date behind the name) run themselves and bill apart, by images, sessions and
+calls that no price here is for: the tokens of the answer do not contain them. Searches of the web are counted."""
+_HOSTED: Final = "container"
+"""How the environment of a shell begins that OpenAI runs, and bills as it bills the code interpreter."""
 _MEDIA_OUT: Final = {"audio": "audio_out", "image": "image_out"}
 """Modality that an answer is asked to have → the kind of its tokens."""
 
@@ -109,8 +111,13 @@ def _refuse_unmetered_tools(request: Request) -> None:
     tools = request.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind in UNMETERED_TOOLS:
+        if isinstance(kind, str) and (kind.startswith(UNMETERED_TOOLS) or _is_hosted(tool.get("environment"))):
             raise Refusal("invalid_field", field="tools", reason=f"{kind} is billed apart and cannot be metered")
+
+
+def _is_hosted(environment: object) -> bool:
+    kind = environment.get("type") if isinstance(environment, dict) else None
+    return isinstance(kind, str) and kind.startswith(_HOSTED)
 
 
 def _kinds_out(modalities: object) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ Whatever comes in, nothing is raised and no count is negative. Flags say what is
 `inconsistent`  a part was larger than its whole and was cut to it, or the total is no sum of its parts;
 `by_total`      reasoning that only the total shows (Gemini's OpenAI endpoint) was counted as reasoning;
 `tool_tokens`   a hosted tool used tokens of another model, which are not counted here;
+`by_proxy`      LiteLLM may have counted it, by its own tokenizer: the provider gave totals alone, or nothing;
 `unrecognised`  an object without any known count.
 """
 
-from shared.usage_rules.rules import Normalised, credible, normalise, upstream_cost_nano
+from shared.usage_rules.counts import ABSURD
+from shared.usage_rules.rules import Normalised, absurd, counts, credible, normalise, upstream_cost_nano
 from shared.usage_rules.shapes import SHAPES, Shape
 
-__all__ = ["SHAPES", "Normalised", "Shape", "credible", "normalise", "upstream_cost_nano"]
+__all__ = ["ABSURD", "SHAPES", "Normalised", "Shape", "absurd", "counts", "credible", "normalise", "upstream_cost_nano"]

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from shared.usage import COUNT_MAX
 
+ABSURD: Final = "absurd"
+"""The flag of counts that cannot be."""
 NUMBER_LENGTH_MAX: Final = 32
 """Characters of a number that is written as a string."""
 
@@ -38,7 +40,7 @@ def count(value: Any) -> tuple[int, bool]:
 
 
 class Counts:
-    """Reads counts by path, and flags `absurd` those that are none."""
+    """Reads counts by path, and flags ABSURD those that are none."""
 
     __slots__ = ("_flags", "_raw")
 
@@ -69,7 +71,7 @@ class Counts:
             return value
         found, right = count(value)
         if not right:
-            self._flags.add("absurd")
+            self._flags.add(ABSURD)
         return found
 
     def milliseconds(self, paths: tuple[str, ...]) -> int:
@@ -81,7 +83,7 @@ class Counts:
             return self.of(paths) * 1000
         found, right = count(seconds * 1000)
         if not right:
-            self._flags.add("absurd")
+            self._flags.add(ABSURD)
         return found
 
 

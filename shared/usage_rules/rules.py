@@ -7,7 +7,7 @@ import msgspec
 
 from shared.units import quantise_nano
 from shared.usage import COUNT_MAX, Usage
-from shared.usage_rules.counts import Counts, Whole, count, number
+from shared.usage_rules.counts import ABSURD, Counts, Whole, count, number
 from shared.usage_rules.shapes import Place, Shape, shape_of
 
 UPSTREAM_COST_USD_MAX: Final = 100_000.0
@@ -62,6 +62,8 @@ def normalise(
     usage = _disjoint(shape, counts, family, provider.lower(), flags)
     if counts.of(("tool_usage.image_gen.total_tokens",)):
         flags.add("tool_tokens")
+    if _may_be_litellms(shape, raw, family):
+        flags.add("by_proxy")
     if not measured.is_zero:
         usage = msgspec.structs.replace(usage, images=measured.images, characters=measured.characters)
     return Normalised(usage, tuple(sorted(flags)))
@@ -83,7 +85,20 @@ def credible(raw: Mapping[str, Any] | None, *, family: str) -> bool:
     if some:
         return True
     normalised = normalise(raw, family=family)
-    return not normalised.usage.is_zero and "absurd" not in normalised.flags
+    return not normalised.usage.is_zero and ABSURD not in normalised.flags
+
+
+def absurd(raw: Mapping[str, Any] | None, *, family: str) -> bool:
+    """Whether `raw` has counts that cannot be, its main ones or others: it says something, and wrongly."""
+    if not isinstance(raw, Mapping):
+        return False
+    return not all(count(raw.get(key))[1] for key in _MAIN) or ABSURD in normalise(raw, family=family).flags
+
+
+def counts(value: Any) -> bool:
+    """Whether `value` is a count of at least one."""
+    found, right = count(value)
+    return right and found > 0
 
 
 def upstream_cost_nano(raw: Mapping[str, Any] | None) -> int:
@@ -114,6 +129,16 @@ def _measured(family: str, request: Mapping[str, Any] | None) -> Usage:
     if family == "speech" and isinstance(text, str):
         return Usage(characters=min(len(text), COUNT_MAX))
     return _NO_USAGE
+
+
+def _may_be_litellms(shape: Shape, raw: Mapping[str, Any], family: str) -> bool:
+    """Whether it has the form in which LiteLLM (1.106) reports a stream of which the provider gave totals alone, or
+    nothing: then it counts by its own tokenizer. The two look alike."""
+    if shape.name == "chat":
+        made = raw.get("completion_tokens_details")
+        return isinstance(made, Mapping) and "text_tokens" in made and not raw.get("prompt_tokens_details")
+    details = raw.get("input_tokens_details") or raw.get("output_tokens_details")
+    return shape.name == family == "responses" and "total_tokens" in raw and not details
 
 
 def _disjoint(shape: Shape, counts: Counts, family: str, provider: str, flags: set[str]) -> Usage:

@@ -141,7 +141,8 @@ async def test_u4_cut_at_every_byte(scripted: Scripted, name: str) -> None:
 
 async def test_u6_usage_of_every_kind(scripted: Scripted) -> None:
     """Error after 200, no usage, nonsense, two of them, one after [DONE]: the last credible one counts, else the text
-    is counted; nothing is booked as a credit, nothing wraps, and the evidence says what it was."""
+    is counted, and an output that is left out alone. Nothing is booked as a credit, nothing wraps, the evidence says
+    what it was, and what cannot be is flagged."""
     counted = tokens_of("".join(TEXTS))
     text = EVENTS + STOP
 
@@ -149,30 +150,33 @@ async def test_u6_usage_of_every_kind(scripted: Scripted) -> None:
         return event([], value)
 
     error = b'data: {"error":{"message":"overloaded"}}\n\n'
-    cases: list[tuple[bytes, str, str, int | None]] = [
-        (EVENTS + error, "upstream_error", "recounted", counted),
-        (text + DONE, "complete", "recounted", counted),
-        (text + usage(usage_of(0, 0)) + DONE, "complete", "recounted", counted),
-        (text + usage(usage_of(-5, -7)) + DONE, "complete", "recounted", counted),
-        (text + usage(usage_of("9", "17")) + DONE, "complete", "provider", 17),
-        (text + usage(usage_of("x", None)) + DONE, "complete", "recounted", counted),
-        (text + usage(usage_of(9, 17)) + usage(usage_of(9, 18)) + DONE, "complete", "provider", 18),
-        (text + usage(usage_of(9, 17)) + usage(None) + DONE, "complete", "provider", 17),
-        (text + DONE + usage(usage_of(9, 21)), "complete", "provider", 21),
-        (text + usage([1, 2]) + DONE, "complete", "recounted", counted),
-        (text + usage(usage_of(1e30, 17)) + DONE, "complete", "", None),
-        (text + usage(usage_of(9, 2**63)) + DONE, "complete", "", None),
+    cases: list[tuple[bytes, str, str, int, list[str]]] = [
+        (EVENTS + error, "upstream_error", "recounted", counted, []),
+        (text + DONE, "complete", "recounted", counted, []),
+        (text + usage(usage_of(0, 0)) + DONE, "complete", "recounted", counted, []),
+        (text + usage(usage_of(9, None)) + DONE, "complete", "recounted", counted, []),
+        (text + usage(usage_of(-5, -7)) + DONE, "complete", "recounted", counted, ["absurd"]),
+        (text + usage(usage_of("9", "17")) + DONE, "complete", "provider", 17, []),
+        (text + usage(usage_of("x", None)) + DONE, "complete", "recounted", counted, ["absurd"]),
+        (text + usage(usage_of(9, 17)) + usage(usage_of(9, 18)) + DONE, "complete", "provider", 18, []),
+        (text + usage(usage_of(9, 17)) + usage(usage_of(-9, 18)) + DONE, "complete", "provider", 17, ["absurd"]),
+        (text + usage(usage_of(-9, 17)) + usage(usage_of(9, 18)) + DONE, "complete", "provider", 18, []),
+        (text + usage(usage_of(9, 17)) + usage(None) + DONE, "complete", "provider", 17, []),
+        (text + DONE + usage(usage_of(9, 21)), "complete", "provider", 21, []),
+        (text + usage([1, 2]) + DONE, "complete", "recounted", counted, []),
+        (text + usage(usage_of(1e30, 17)) + DONE, "complete", "recounted", counted, ["absurd"]),
+        (text + usage(usage_of(9, 10**9)) + DONE, "complete", "recounted", counted, ["absurd"]),
+        (text + usage(usage_of(9, 2**63)) + DONE, "complete", "recounted", counted, ["absurd"]),
     ]
-    for number, (body, outcome, evidence, tokens) in enumerate(cases):
+    for number, (body, outcome, evidence, tokens, flags) in enumerate(cases):
         scripted.says(SSE + chunked(body) + END)
         got = await scripted.call(STREAM)
         [booked] = await scripted.events(1)
         assert got.clean, number
-        assert booked["outcome"] == outcome, number
-        assert evidence in ("", booked["evidence"]), (number, booked)
-        assert tokens in (None, booked["tokens_out"]), (number, booked)
-        assert 0 <= booked["tokens_out"] <= 1 << 40, number
-        assert booked["charge_mc"] >= 0, number
+        assert (booked["outcome"], booked["evidence"]) == (outcome, evidence), number
+        assert (booked["tokens_out"], booked["flags"]) == (tokens, flags), number
+        assert 0 < booked["tokens_in"] < 100, number
+        assert booked["charge_mc"] > 0, number
 
 
 def _u7_bodies() -> dict[str, bytes]:

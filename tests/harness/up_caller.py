@@ -10,8 +10,13 @@ from tests.harness.waiting import until
 
 CLIENT_S_MAX: Final = 60.0
 
+DOUBTED: Final = "gpt-4.1-nano"
+DOUBTED_CLAUDE: Final = "claude-haiku-4-5"
+"""Models of which the demo is made to report what cannot be: LiteLLM's own costs of their calls are no measure."""
 PRICES: Final[dict[str, dict[str, int]]] = {
     "gpt-4o-mini": {"input": 150, "cached": 75, "output": 600},
+    "gpt-4.1-nano": {"input": 100, "cached": 25, "output": 400},
+    "claude-haiku-4-5": {"input": 1_000, "output": 5_000},
     "o4-mini": {"input": 1_100, "cached": 275, "output": 4_400, "reasoning": 4_400},
     "gpt-3.5-turbo-instruct": {"input": 1_500, "output": 2_000},
     "text-embedding-3-small": {"input": 20},

@@ -116,11 +116,14 @@ def test_every_answer_that_is_made_is_counted() -> None:
 
 @pytest.mark.parametrize("path", ["/responses", "/chat/completions", "/messages"])
 def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
-    """Images, sessions and searches of files that OpenAI makes by itself would be free; those of the web are counted,
-    and functions run at the client's. What is no list of tools is the upstream's to refuse."""
+    """Images, sessions, shells and searches of files that a provider runs itself would be free; those of the web are
+    counted, and functions run at the client's. What is no list of tools is the upstream's to refuse."""
     counted: Any = [
         {"type": "web_search"},
         {"type": "function", "name": "image_generation"},
+        {"type": "shell"},
+        {"type": "shell", "environment": {"type": "local"}},
+        {"type": "shell", "environment": {"type": ["x"]}},
         {"type": ["x"]},
         "x",
         None,
@@ -128,8 +131,10 @@ def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
     other: Any = (counted, None, [], {}, "image_generation", {"type": "image_generation"})
     for tools in other:
         assert read(path, tools=tools).model == "m"
-    for kind in ("image_generation", "code_interpreter", "file_search"):
+    for kind in ("image_generation", "code_interpreter", "file_search", "code_execution_20250825"):
         assert field_of(path, tools=[*counted, {"type": kind, "model": "gpt-image-1"}]) == "tools"
+    for hosted in ("container_auto", "container_reference"):
+        assert field_of(path, tools=[{"type": "shell", "environment": {"type": hosted}}]) == "tools"
 
 
 def test_claude_thinks_where_it_is_told_to() -> None:

@@ -307,6 +307,17 @@ def test_anthropic_halves_are_merged_and_marked() -> None:
     assert tap.usage_raw == {"input_tokens": 9, "cache_read_input_tokens": 5, "output_tokens": 8}
 
 
+@pytest.mark.parametrize(("output", "absurd"), [(None, False), (0, False), (-7, True), (1e30, True)])
+def test_a_second_half_that_counts_no_output_leaves_the_usage_partial(output: Any, absurd: bool) -> None:
+    """The placeholder in message_start is nobody's count, whatever the message_delta says instead of one."""
+    tap = SseTap("messages", strip_usage=False)
+    tap.feed(wire(STREAMS["messages"][1][:3]))
+    tap.feed(wire(named({"type": "message_delta", "usage": {"output_tokens": output}})))
+    assert (tap.usage_partial, tap.usage_absurd) == (True, absurd)
+    tap.feed(wire(named({"type": "message_delta", "usage": {"output_tokens": 8}})))
+    assert (tap.usage_partial, tap.usage_absurd) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("family", "payload", "error"),
     [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.usage import COUNT_MAX, Usage
-from shared.usage_rules import SHAPES, Normalised, credible, normalise, upstream_cost_nano
+from shared.usage_rules import SHAPES, Normalised, absurd, credible, normalise, upstream_cost_nano
 
 
 def test_hidden_reasoning_shows_in_the_total_at_gemini() -> None:
@@ -95,6 +95,7 @@ def test_what_stands_for_a_count(value: Any, count: int, right: bool) -> None:
     assert found.usage == Usage(input=count, output=3)
     assert ("absurd" in found.flags) is not right
     assert credible(raw, family="chat") is right
+    assert absurd({"total_tokens": 31, **raw}, family="chat") is not right
 
 
 @pytest.mark.parametrize("raw", [None, {}, {"other": 1}, {"prompt_tokens": 0, "completion_tokens": 0}, [], "x", 7])
@@ -109,6 +110,19 @@ def test_unknown_objects_and_foreign_tools_are_flagged() -> None:
     assert normalise({"units": 5}, family="chat").flags == ("unrecognised",)
     raw = {"input_tokens": 5, "output_tokens": 5, "tool_usage": {"image_gen": {"total_tokens": 900}}}
     assert normalise(raw, family="responses").flags == ("tool_tokens",)
+
+
+def test_what_litellm_may_have_counted_is_flagged() -> None:
+    """The two forms in which it reports a stream without details; what a provider gives in full, or another family."""
+    told = {"completion_tokens": 5, "prompt_tokens": 15, "total_tokens": 20}
+    made = {"completion_tokens_details": {"reasoning_tokens": 0, "text_tokens": 5}}
+    assert normalise({**told, **made}, family="chat") == Normalised(Usage(input=15, output=5), ("by_proxy",))
+    assert normalise({**told, **made, "prompt_tokens_details": {"cached_tokens": 0}}, family="chat").flags == ()
+    assert normalise(told, family="chat").flags == ()
+    told = {"input_tokens": 15, "output_tokens": 5, "total_tokens": 20}
+    assert normalise(told, family="responses").flags == ("by_proxy",)
+    assert normalise({**told, "output_tokens_details": {"reasoning_tokens": 0}}, family="responses").flags == ()
+    assert normalise(told, family="transcription").flags == ()
 
 
 def test_the_request_says_what_answers_do_not() -> None:
