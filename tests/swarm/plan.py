@@ -7,7 +7,10 @@ from typing import Final, NamedTuple
 QUIET_S: Final = 1.0
 """Before the first fault: calls run undisturbed."""
 PAUSE_S: Final = (0.5, 5.0)
-"""Between two faults of one part, in seconds. Faults of different parts overlap as it comes."""
+"""Between two faults of a way, in seconds. Faults of different parts overlap as it comes."""
+WORK_S: Final = (2.0, 15.0)
+"""Between two faults of a program or a server: each takes some seconds to start, and needs others for its work. What
+never works long enough to do anything finds nothing."""
 
 
 class Kind(NamedTuple):
@@ -61,10 +64,11 @@ def plan(seed: int, seconds: float, parts: Collection[str] = tuple(KINDS)) -> li
     for part in parts:
         chance = random.Random(f"{seed}/{part}")
         kinds = KINDS[part]
+        pause_s = PAUSE_S if part.startswith("to_") else WORK_S
         at_s = QUIET_S + chance.uniform(*PAUSE_S)
         while at_s < seconds:
             [fault] = chance.choices(list(kinds), [kind.weight for kind in kinds.values()])
             hold_s = chance.uniform(kinds[fault].least_s, kinds[fault].most_s)
             steps.append(Step(at_s, part, fault, hold_s))
-            at_s += hold_s + chance.uniform(*PAUSE_S)
+            at_s += hold_s + chance.uniform(*pause_s)
     return sorted(steps)

@@ -104,8 +104,10 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
     for program in (parts.meter, parts.gateway):
         await _ready(program)
     faults.note("both are ready")
-    for client in clients:
-        await _answered(chain, crowd, client)
+    by_name = {client.user: client for client in clients}
+    for user in sorted({one.user for one in crowd.seen if one.status} | by_name.keys()):
+        # Everybody: where Redis forgot a newcomer before the meter knew of it, its next call brings the allowance.
+        await _answered(chain, crowd, by_name[user.partition(".")[0]], user)
     seen = crowd.seen
     faults.note("calls succeed")
     truth = Truth(seen, chain.upstream.served, _granted, faults.bad_ways, _journaled(running.home))
@@ -162,17 +164,17 @@ async def _ready(program: Program) -> None:
                 raise
 
 
-async def _answered(chain: Chain, crowd: Crowd, client: Client) -> None:
-    """Until a call of this client's comes to its end, or is refused because its credit has."""
+async def _answered(chain: Chain, crowd: Crowd, client: Client, user: str) -> None:
+    """Until a call of this user's comes to its end, or is refused because its credit has."""
     chance = random.Random(1)
     async with chain.session(client.secret) as session:
 
         async def answered() -> bool:
-            seen = await crowd.call(session, client, client.user, chance)
+            seen = await crowd.call(session, client, user, chance)
             crowd.seen.append(seen)
             return seen.how == "whole" or seen.status == PAYMENT_REQUIRED
 
-        await until(answered, HEAL_S_MAX, f"a call of {client.user} is answered")
+        await until(answered, HEAL_S_MAX, f"a call of {user} is answered")
 
 
 def _granted(user: str) -> int:

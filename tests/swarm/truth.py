@@ -27,7 +27,8 @@ _EVENTS: Final = """
 """
 _BALANCES: Final = """
     SELECT a.external_id, b.balance_mc,
-           (SELECT sum(amount_mc)::bigint FROM sundial.grants WHERE account_id = a.account_id) AS granted_mc
+           (SELECT coalesce(sum(amount_mc), 0)::bigint FROM sundial.grants g WHERE g.account_id = a.account_id)
+             AS granted_mc
       FROM sundial.accounts a JOIN sundial.balances b USING (account_id) WHERE a.kind = 'person'
 """
 
