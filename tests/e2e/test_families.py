@@ -66,6 +66,20 @@ async def test_responses(chain: Chain) -> None:
     assert (status, json.loads(data)["error"]["code"]) == (400, "invalid_field")
 
 
+async def test_a_search_model_is_charged_its_search(chain: Chain) -> None:
+    """OpenAI's search models search once before each answer: with the provider's usage, which does not say it, and
+    without."""
+    secret = await chain.personal("ana", credit="1000000")
+    for usage, streamed in ((True, False), (True, True), (False, True)):
+        chain.upstream.script = lambda _, usage=usage: Play(usage=usage)  # type: ignore[misc]
+        body = {"model": "gpt-4o-mini-search-preview", "messages": MESSAGES, "stream": streamed}
+        assert (await post(chain, secret, "/chat/completions", json=body))[0] == 200
+    for receipt in await receipts(chain):
+        kinds = units(receipt)
+        assert kinds["searches"] == 1
+        assert receipt["charge"] == kinds["input"] * 150 + kinds["output"] * 600 + 25_000_000
+
+
 async def test_completions(chain: Chain) -> None:
     """The older endpoint: usage is asked for in streams and taken out again; a cut stream is recounted."""
     secret = await chain.personal("ana", credit="100000")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.inflating import INFLATED_BYTES_MAX, InflatingPlainTap, InflatingSseTap, is_inflatable
+from gateway.recount.completion import Transcript
+from gateway.recount.vocabulary import encoding_for
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 STREAM = b"".join(
@@ -33,6 +35,27 @@ def test_a_compressed_stream_is_read_wherever_it_is_cut(pack: Callable[[bytes], 
         assert not tap.at_boundary
         assert len(sent) < len(packed)
         assert sent + tap.release() == packed
+
+
+def test_a_compressed_stream_that_is_cut_counts_what_came() -> None:
+    """Cut at any byte: the text of the events that can be inflated whole is counted, to the token, and no usage is."""
+    texts = ("Olá", " 🌻", ", quanto", " custa?")
+    deltas = ({"choices": [{"index": 0, "delta": {"content": text}}]} for text in texts)
+    events = [b"data: %b\n\n" % json.dumps(event).encode() for event in deltas]
+    packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    packed = b"".join(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in events)
+    counts = []
+    for cut in range(len(packed) + 1):
+        tap, transcript = InflatingSseTap("chat"), Transcript("chat")
+        assert tap.feed(packed[:cut]) == packed[:cut]
+        transcript.add(tap.take_raw())
+        counted = transcript.count("gpt-4o").tokens
+        whole = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(packed[:cut]).count(b"\n\n")
+        assert counted == len(encoding_for("gpt-4o").encode("".join(texts[:whole]))), cut
+        assert (tap.done, tap.usage_raw) == (False, None)
+        counts.append(counted)
+    assert counts == sorted(counts)
+    assert len(set(counts)) == len(texts) + 1
 
 
 def test_a_compressed_answer_is_read_when_it_is_whole() -> None:
