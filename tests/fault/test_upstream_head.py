@@ -23,7 +23,7 @@ from tests.harness.scripted_server import Peer
 
 
 async def test_u1_refused_unknown_reset_before_the_head(scripted: Scripted) -> None:
-    """Reset before a byte, at each of several places: 502 of our own shape, nothing booked, nothing held."""
+    """Reset before a byte, or within the head: 502 of our own shape, asked once, nothing booked, nothing held."""
 
     async def resets(peer: Peer) -> None:
         await peer.reset()
@@ -33,11 +33,12 @@ async def test_u1_refused_unknown_reset_before_the_head(scripted: Scripted) -> N
         await peer.close()
         await peer.gone()
 
-    for play in (resets, closes):
+    cases = [(play, body) for play in (resets, closes) for body in (ASK, STREAM)]
+    for number, (play, body) in enumerate(cases, 1):
         scripted.plays(play)
-        for body in (ASK, STREAM):
-            got = await scripted.call(body)
-            assert (got.status, got.code) == (502, "upstream_unavailable")
+        got = await scripted.call(body)
+        assert (got.status, got.code) == (502, "upstream_unavailable")
+        assert len(scripted.asked) == number
     await scripted.nothing_booked()
     await scripted.works()
 
