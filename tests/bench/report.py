@@ -102,7 +102,9 @@ def text(result: Result) -> str:
     parts = [f"Measured {result.measured_at} on {result.machine}. Medians of the rounds, least–most in brackets."]
     parts += ["**The bars**", _bars(result), "**CPU of the candidate, microseconds per unit**", _costs(result)]
     parts += ["**Latency, microseconds**", _latencies(result), "**The rest of the chain, CPU microseconds per unit**"]
-    parts += [_chain(result), "**Memory per open stream, kB**", _memory(result)]
+    parts += [_chain(result)]
+    if result.memory_kb:
+        parts += ["**Memory per open stream, kB**", _memory(result)]
     for name in _names(result):
         wrong = sum(made.wrong for found in result.rounds.values() for made in found.get(name, []))
         if wrong:

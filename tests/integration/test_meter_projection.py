@@ -137,7 +137,8 @@ async def test_a_changed_account_is_told(meter: Bench, console: Any, database: D
 
 
 async def test_many_accounts_are_told_at_once(meter: Bench) -> None:
-    """More than one call of the script takes, of two shards, each with its own balance and its own events dropped."""
+    """More than one call of the script takes, of two shards, each with its own balance and its own events dropped; in
+    three calls, and no more."""
     drawn = [f"user-{number}" for number in range(2_000)]
     users = [user for user in drawn if ids.shard_of(account_of(user)) == SHARD][: TOLD_AT_ONCE_MAX + 10]
     users += [user for user in drawn if ids.shard_of(account_of(user)) == (SHARD + 1) % ids.SHARDS][:10]
@@ -145,7 +146,9 @@ async def test_many_accounts_are_told_at_once(meter: Bench) -> None:
     await meter.say(*calls)
     posting = await meter.ledger.post(SHARD, entries([*(seen(user, 10_000) for user in users), *calls]))
     assert len(posting.accounts) == len(users) == TOLD_AT_ONCE_MAX + 20
+    await meter.client.config_resetstat()
     assert await meter.projection.apply(posting.accounts.values(), posting.reported) == len(calls)
+    assert (await meter.client.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 3 + 1  # one, should it be forgotten
     for account in posting.accounts.values():
         key = redis_keys.account(account.shard, account.account_id)
         balance, seq, unposted = await meter.client.hmget(key, "balance", "seq", "unposted")
