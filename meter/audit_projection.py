@@ -42,6 +42,11 @@ _BOOKED: Final = """
       LEFT JOIN sundial.event_corrections e ON e.account_id = u.account_id AND e.event_id = u.event_id
 """
 _DEAD: Final = "SELECT event_id, lost FROM sundial.open_dead_letters WHERE event_id = ANY ($1::uuid[])"
+_STRANGERS: Final = """
+    SELECT i.account_id
+      FROM unnest($1::uuid[]) AS i (account_id)
+     WHERE NOT EXISTS (SELECT FROM sundial.accounts a WHERE a.account_id = i.account_id)
+"""
 _FIELDS: Final = ("balance", "seq", "revision", "floor", "status", "plan", "mode", "held", "unposted")
 
 
@@ -183,11 +188,18 @@ def _differences(row: Any, projected: _Projected, explained: _Explained, *, quie
 
 async def _audit_strangers(connection: Any, client: Any) -> list[Violation]:
     """Accounts that Redis has and Postgres has not."""
-    found = []
-    async for key in client.scan_iter(match="{s??}:a:*", count=1_000):
-        account_id = UUID(key.decode().rpartition(":")[2])
-        if not await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM sundial.accounts WHERE account_id = $1)", account_id
-        ):
-            found.append(Violation("projection", f"account {account_id}", "is in Redis and not in Postgres"))
+    found: list[Violation] = []
+    page: list[UUID] = []
+
+    async def judge() -> None:
+        unknown = await connection.fetch(_STRANGERS, page)
+        what = "is in Redis and not in Postgres"
+        found.extend(Violation("projection", f"account {row['account_id']}", what) for row in unknown)
+        page.clear()
+
+    async for key in client.scan_iter(match="{s??}:a:*", count=_PAGE_ROWS):
+        page.append(UUID(key.decode().rpartition(":")[2]))
+        if len(page) == _PAGE_ROWS:
+            await judge()
+    await judge()
     return found

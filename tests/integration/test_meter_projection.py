@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from meter import audit_projection
 from meter.audit import audit
 from meter.projection import TOLD_AT_ONCE_MAX
 from shared import ids, redis_keys
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.integration
 ANA = account_of("ana")
 SHARD = ids.shard_of(ANA)
 SHA256 = "ab" * 32
+STRANGERS = 90
+"""Below the number of violations that are listed of one rule."""
 
 
 @pytest.fixture
@@ -202,6 +205,20 @@ async def test_the_audit_names_what_redis_has_wrong(meter: Bench, database: Data
     await meter.client.zadd(redis_keys.deadlines(SHARD), {f"{ANA}/x": 1})
     found = {one.rule for one in await audit(database.url, redis_url)}
     assert found == {"held", "unposted", "holds"}
+
+
+async def test_the_audit_names_accounts_that_only_redis_has(
+    meter: Bench, database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I11: each of them, once, in whatever page of them it stands."""
+    monkeypatch.setattr(audit_projection, "_PAGE_ROWS", STRANGERS // 2 - 1)
+    strangers = {account_of(f"nobody-{number}") for number in range(STRANGERS)}
+    pipeline = meter.client.pipeline(transaction=False)
+    for one in strangers:
+        pipeline.hset(redis_keys.account(ids.shard_of(one), one), "balance", 1)
+    await pipeline.execute()
+    found = [one.subject for one in await audit(database.url, redis_url, quiet=True)]
+    assert sorted(found) == sorted(f"account {one}" for one in strangers)
 
 
 async def hold(meter: Bench, draft: UsageEvent, amount_mc: int, *, deadline_s: int) -> None:
