@@ -9,6 +9,7 @@ from shared.units import quantise_nano
 from shared.usage import COUNT_MAX, Usage
 from shared.usage_rules.counts import ABSURD, Counts, Whole, count, number
 from shared.usage_rules.shapes import Place, Shape, shape_of
+from shared.usage_rules.usual import FAMILIES, usual
 
 UPSTREAM_COST_USD_MAX: Final = 100_000.0
 """Largest credible cost of one call, in US dollars; beyond it the upstream's own figure is ignored."""
@@ -51,6 +52,17 @@ def normalise(
     `family` is the endpoint family, `provider` LiteLLM's name of the provider where it is known. `request` supplies
     what an answer without counts is sold by: `n` images, the characters of `input`.
     """
+    if request is None and family in FAMILIES and type(raw) is dict:
+        found = usual(raw)
+        if found is not None:
+            return Normalised(found)
+    return by_shape(raw, family=family, provider=provider, request=request)
+
+
+def by_shape(
+    raw: Mapping[str, Any] | None, *, family: str, provider: str = "", request: Mapping[str, Any] | None = None
+) -> Normalised:
+    """As `normalise`, always by the table of shapes."""
     measured = _measured(family, request)
     if not isinstance(raw, Mapping) or not raw:
         return Normalised(measured)
