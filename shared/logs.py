@@ -3,11 +3,15 @@
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import structlog
+
+_LEVELS: Final = {"warn": "warning", "exception": "error"}
+"""Methods that are called otherwise than the level that they log at."""
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -15,24 +19,26 @@ _encode = msgspec.json.Encoder(enc_hook=repr).encode
 def configure(style: Literal["pretty", "json", "auto"], level: str, program: str) -> None:
     """Send structlog's and the standard library's records to stdout in one style, each bound to `program`."""
     pretty = style == "pretty" or (style == "auto" and sys.stdout.isatty())
-    stamp: structlog.typing.Processor = (
-        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False) if pretty else _stamped
-    )
-    shared: list[structlog.typing.Processor] = [
-        _Bound(program),
-        structlog.processors.add_log_level,
-        stamp,
-        structlog.processors.format_exc_info,
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(pad_event_to=24)
-        if pretty
-        else structlog.processors.JSONRenderer(serializer=_json)
-    )
+    shared: list[structlog.typing.Processor]
+    if pretty:
+        shared = [
+            _Bound(program),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.processors.format_exc_info,
+        ]
+        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(pad_event_to=24)
+        processors = [*shared, renderer]
+        factory: Any = structlog.WriteLoggerFactory(file=sys.stdout)
+    else:
+        line = JsonLine(program)
+        shared, renderer = [], lambda logger, method, event: line(logger, method, event).decode()
+        processors = [line]
+        factory = structlog.BytesLoggerFactory(file=sys.stdout.buffer)
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
 
@@ -54,15 +60,27 @@ class _Bound:
         return line
 
 
-def _stamped(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """With the time in ISO 8601, UTC, to the microsecond."""
-    line["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
-    return line
+class JsonLine:
+    """Renders a line at once, without a chain of processors: every call writes one."""
 
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._second = 0
+        self._stamp = ""
+        """Of that second, without its fraction."""
 
-def _json(line: structlog.typing.EventDict, **_: Any) -> str:
-    """As json.dumps, several times as fast: every call writes a line. What is no JSON becomes its `repr`."""
-    try:
-        return _encode(line).decode()
-    except (TypeError, ValueError, UnicodeEncodeError):
-        return json.dumps(line, default=repr)
+    def __call__(self, logger: Any, method: str, line: structlog.typing.EventDict) -> bytes:
+        """With program, level, and the time in ISO 8601, UTC, in microseconds. What is no JSON becomes its `repr`."""
+        if "exc_info" in line:
+            line = structlog.processors.format_exc_info(logger, method, line)
+        line["program"] = self._program
+        line["level"] = _LEVELS.get(method, method)
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        line["timestamp"] = f"{self._stamp}.{nanoseconds // 1000:06d}Z"
+        try:
+            return _encode(line)
+        except (TypeError, ValueError, UnicodeEncodeError):
+            return json.dumps(line, default=repr).encode()
