@@ -53,6 +53,11 @@ class Call(msgspec.Struct, frozen=True):
     """Of the event loop's clock."""
     upload: "Upload | None" = None
     """The rest of a body that is passed through, and what has been seen of it."""
+    event_text: str = ""
+    """The event's id as text, made once."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "event_text", str(self.event_id))
 
     def repriced(self, rates: Rates, input_tokens: int) -> "Call":
         """The same call at other rates, or with its input counted anew."""

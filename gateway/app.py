@@ -6,34 +6,32 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import web
 
-from gateway import health, metrics, pipeline
+from gateway import health
 from gateway.book import KeyBook
 from gateway.budget import Budget
+from gateway.door import Door
 from gateway.draining import drain
-from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find
-from gateway.forwarding import forward
-from gateway.gate import GATE, Gate
-from gateway.guesses import GUESSES_MAX, source
-from gateway.heads import Runner
+from gateway.gate import Gate
 from gateway.journal import Journal
 from gateway.lists import lists
-from gateway.models import ModelList, model, models
+from gateway.models import ModelList
 from gateway.overload import Overload, raise_files_max
 from gateway.provisional import provisional_model
 from gateway.recount import vocabulary
 from gateway.redis_link import RedisLink
-from gateway.refusals import Refusal, response
+from gateway.refusals import Refusal
 from gateway.replay import Adoption
 from gateway.retelling import Retelling
+from gateway.server import Server
 from gateway.shadow import Shadow
 from gateway.upkeep import keep_journal, lasting
 from gateway.upstream import Upstream
@@ -45,6 +43,8 @@ COUNTERS: Final = 2
 VOCABULARIES: Final = ("o200k_base", "cl100k_base")
 LOADED_S_MAX: Final = 10.0
 """Seconds that the start waits for keys and prices; without them it goes on, not ready."""
+SETTLED_S_MAX: Final = 5.0
+"""Seconds that the end waits for what is being counted, and for Redis to confirm what was closed."""
 HEADER_BYTES_MAX: Final = 32 * 1024
 KEEP_ALIVE_S: Final = 75.0
 """Seconds that a connection may be without a whole request."""
@@ -82,19 +82,16 @@ async def _run(settings: GatewaySettings, health_socket: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
     async with opened(settings) as gate, health.served(gate, health_socket):
-        runner = Runner(
-            application(gate),
-            settings.head_timeout_s,
-            settings.language,
+        server = Server(
+            Door(gate).answer,
             gate.overload,
-            handle_signals=False,
-            handler_cancellation=True,
-            access_log=None,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-            keepalive_timeout=KEEP_ALIVE_S,
-            shutdown_timeout=1.0,
+            head_s=settings.head_timeout_s,
+            head_bytes=HEADER_BYTES_MAX,
+            body_bytes_max=settings.body_bytes_max,
+            keep_alive_s=KEEP_ALIVE_S,
+            language=settings.language,
         )
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         try:
             shared = settings.gateway_workers > 1
@@ -164,7 +161,7 @@ async def opened(settings: GatewaySettings) -> Any:
     await book.start(LOADED_S_MAX)
     retelling = Retelling(link, budget, journal, settings.home)
     await retelling.start()
-    adoption = Adoption(settings.home, journal, budget.resettle_all)
+    adoption = Adoption(settings.home, journal, budget.closed.resettle_all)
     upkeep = [
         asyncio.create_task(lasting("holds", budget.keep_alive)),
         asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
@@ -178,77 +175,12 @@ async def opened(settings: GatewaySettings) -> Any:
         for task in upkeep:
             task.cancel()
         # What is being counted or settled ends here; what Redis does not take is in the journal.
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
+        spawn(budget.closed.confirmed())
+        await asyncio.wait(tasks, timeout=SETTLED_S_MAX)
         await upstream.close()
         await book.close()
         await link.close()
         counters.shutdown(wait=False, cancel_futures=True)
         shadow.close()
         journal.close(told=None if budget.owing or adoption.owing else retelling.told)
-        log.info("gateway_stopped", unsettled=budget.unsettled)
-
-
-def application(gate: Gate) -> web.Application:
-    """The public port: the endpoint families, and one clear refusal for everything else."""
-    app = web.Application(middlewares=[_refuse], client_max_size=gate.settings.body_bytes_max)
-    app[GATE] = gate
-    app.router.add_route("*", "/{path:.*}", _serve)
-    return app
-
-
-async def _serve(request: web.Request) -> web.StreamResponse:
-    """By the target as it came: aiohttp's router would take other spellings of a path for the path."""
-    if request.version not in (HttpVersion10, HttpVersion11):
-        # aiohttp's parser takes `HTTP/0.9`, and a first line without any version, for a request with a head and a body.
-        raise Refusal("unsupported_version")
-    try:
-        family = find(request.method, request.raw_path, request.app[GATE].forwarded)
-    except UndeclaredError as unknown:
-        if unknown.allowed:
-            raise Refusal("method_not_allowed", allowed=", ".join(unknown.allowed)) from None
-        raise Refusal("unknown_path", path=request.raw_path) from None
-    if family.treatment in ("metered", "flat"):
-        return await pipeline.serve(request, family)
-    if family.name == "models":
-        return await (models(request) if family.path == "/models" else model(request))
-    return await forward(request, family)
-
-
-def _guesses(gate: Gate, request: web.Request) -> int:
-    """One more wrong key of this request's source; how many that makes."""
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    address = peer[0] if isinstance(peer, tuple) else ""
-    origin = source(address, request.headers.getall("X-Forwarded-For", ()), gate.trusted_proxies)
-    return gate.guesses.count(origin, asyncio.get_running_loop().time())
-
-
-@web.middleware
-async def _refuse(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Every request passes here: it is known while it runs, and a refusal becomes its answer and one log line."""
-    gate, task = request.app[GATE], asyncio.current_task()
-    assert task is not None
-    gate.requests[task] = request.protocol
-    try:
-        answer = await handler(request)
-    except (Refusal, web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
-        # A target that no route can have (`*`, an authority) is an unknown path too.
-        refusal = error if isinstance(error, Refusal) else Refusal("unknown_path", path=request.raw_path)
-        guesses = _guesses(gate, request) if refusal.code == "invalid_api_key" else 0
-        if guesses > GUESSES_MAX:
-            refusal = Refusal("too_many_guesses")
-        metrics.REFUSALS.labels(refusal.code).inc()
-        if guesses <= GUESSES_MAX + 1:  # whoever goes on is counted, and no more written down
-            log.info("refused", code=refusal.code, method=request.method, path=request.path)
-        anthropic = request.raw_path.startswith(BASE_PATH + ANTHROPIC_PATH)
-        answer = response(refusal, gate.settings.language, request.get("call_id", ""), anthropic=anthropic)
-        if not (request.content.at_eof() and gate.keep_alive):
-            answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
-    else:
-        if not gate.keep_alive and not answer.prepared:
-            answer.force_close()
-    finally:
-        gate.requests.pop(task, None)
-    return answer
+        log.info("gateway_stopped", unsettled=len(budget.closed))

@@ -13,9 +13,12 @@ FORM_BYTES_PER_S_MIN: Final = 16 * 1024
 """How fast a form must come at least, beyond the time that any body has."""
 
 
-async def read_body(request: web.Request, bytes_max: int, seconds_max: float) -> bytes:
+async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float) -> bytes:
     """The request's body, which must have come within `seconds_max`. Refusals: 408, 413, 415."""
     refuse_encoded(request)
+    content = request.content
+    if content.is_eof() and content.total_bytes <= bytes_max:
+        return content.read_nowait()  # it came with its head, as it mostly does: nothing is to be waited for
     try:
         async with asyncio.timeout(seconds_max):
             return await request.read()
@@ -25,7 +28,7 @@ async def read_body(request: web.Request, bytes_max: int, seconds_max: float) ->
         raise Refusal("body_too_large", limit_mb=bytes_max // (1024 * 1024)) from None
 
 
-def refuse_encoded(request: web.Request) -> None:
+def refuse_encoded(request: web.BaseRequest) -> None:
     """Raises Refusal `unsupported_encoding` for a compressed body, which cannot be read on its way."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refusal("unsupported_encoding")
@@ -34,7 +37,7 @@ def refuse_encoded(request: web.Request) -> None:
 class Pieces:
     """A body that is passed through as it comes, within its limits of size and time."""
 
-    def __init__(self, request: web.Request, bytes_max: int, seconds_max: float) -> None:
+    def __init__(self, request: web.BaseRequest, bytes_max: int, seconds_max: float) -> None:
         """`seconds_max`: time that it has, and more by its size."""
         refuse_encoded(request)
         self._content = request.content
@@ -76,7 +79,7 @@ class Upload(Pieces):
     request to work on.
     """
 
-    def __init__(self, request: web.Request, bytes_max: int, seconds_max: float) -> None:
+    def __init__(self, request: web.BaseRequest, bytes_max: int, seconds_max: float) -> None:
         super().__init__(request, bytes_max, seconds_max)
         boundary = boundary_of(",".join(request.headers.getall("Content-Type", [""])))
         self.content_type = b'multipart/form-data; boundary="%b"' % boundary

@@ -28,22 +28,23 @@ def event(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> UsageEven
 def book(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     """The commit point of usage: after this the S record is on disk and Redis is told as soon as it can be."""
     closed = event(gate, hold, counted, facts)
-    _write(gate, b"S", closed)
-    gate.budget.settle(hold, closed)
+    payload = events.encode(closed)
+    _write(gate, b"S", hold, payload)
+    gate.budget.settle(hold, closed, payload)
     _say(closed, hold)
 
 
 def book_draft(gate: Gate, hold: "Hold") -> None:
     """What was last noted of a call, as lost: where the call cannot be counted."""
-    _write(gate, b"S", hold.draft)
-    gate.budget.settle(hold, hold.draft)
+    _write(gate, b"S", hold, hold.noted)
+    gate.budget.settle(hold, hold.draft, hold.noted)
     _say(hold.draft, hold)
 
 
 def void(gate: Gate, hold: "Hold") -> None:
     """The call came to nothing: give the hold back, book nothing."""
     hold.closing = True
-    _write(gate, b"V", hold.draft)
+    _write(gate, b"V", hold, hold.noted)
     gate.budget.void(hold)
 
 
@@ -53,18 +54,20 @@ def unanswered(gate: Gate, hold: "Hold", outcome: Outcome) -> None:
     book(gate, hold, NOTHING, Facts(outcome=outcome))
 
 
-def note(gate: Gate, hold: "Hold") -> None:
+def note(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     """What has streamed so far, should this process die."""
-    _write(gate, b"C", hold.draft)
+    hold.draft = event(gate, hold, counted, facts)
+    hold.noted = events.encode(hold.draft)
+    _write(gate, b"C", hold, hold.noted)
 
 
-def _write(gate: Gate, kind: Kind, record: UsageEvent) -> None:
+def _write(gate: Gate, kind: Kind, hold: "Hold", record: bytes) -> None:
     try:
-        gate.journal.write(kind, events.encode(record))
+        gate.journal.write(kind, record)
     except JournalFullError as error:
         # Running calls still close: Redis and the meter have the event, only this disk does not.
         metrics.JOURNAL_FAILURES.inc()
-        log.error("journal_write_failed", kind=kind.decode(), event_id=str(record.event_id), error=str(error))  # noqa: TRY400
+        log.error("journal_write_failed", kind=kind.decode(), event_id=hold.call.event_text, error=str(error))  # noqa: TRY400
 
 
 def _say(closed: UsageEvent, hold: "Hold") -> None:

@@ -26,7 +26,7 @@ _POLL_S: Final = 0.02
 log = structlog.get_logger()
 
 
-async def drain(gate: Gate, runner: web.AppRunner, hurry: asyncio.Event) -> None:
+async def drain(gate: Gate, runner: web.BaseRunner, hurry: asyncio.Event) -> None:
     """All five steps. `hurry`: do not wait for anybody any more."""
     settings = gate.settings
     gate.draining = True
@@ -43,7 +43,7 @@ async def drain(gate: Gate, runner: web.AppRunner, hurry: asyncio.Event) -> None
     await _within(FLUSH_S_MAX, _flushed(runner))
 
 
-async def _close(gate: Gate, runner: web.AppRunner) -> None:
+async def _close(gate: Gate, runner: web.BaseRunner) -> None:
     for site in list(runner.sites):
         await site.stop()
     await asyncio.sleep(0)  # a request that has just come has its task
@@ -64,7 +64,7 @@ async def _booked(gate: Gate) -> None:
     await gate.budget.idle.wait()
 
 
-async def _flushed(runner: web.AppRunner) -> None:
+async def _flushed(runner: web.BaseRunner) -> None:
     while runner.server is not None and runner.server.connections:  # noqa: ASYNC110 (aiohttp tells nobody)
         await asyncio.sleep(_POLL_S)
 

@@ -13,11 +13,12 @@ from aiohttp import web
 from gateway import metrics
 from gateway.bodies import Pieces
 from gateway.families import BASE_PATH, Family
-from gateway.gate import GATE, Gate
+from gateway.gate import Gate
 from gateway.headers import passed_on
 from gateway.identity import Caller, credential, find_key, identify
 from gateway.refusals import Refusal
-from gateway.relay import Relay, open_answer
+from gateway.relay import Relay
+from gateway.reply import opening
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
 
@@ -26,9 +27,8 @@ BODILESS: Final = (204, 304)
 log = structlog.get_logger()
 
 
-async def forward(request: web.Request, family: Family) -> web.StreamResponse:
+async def forward(gate: Gate, request: web.BaseRequest, family: Family) -> web.StreamResponse:
     """Pass one request on. Refusals: 401, 403, 408, 413, 502, 503, 504."""
-    gate = request.app[GATE]
     if not gate.book.loaded:
         raise Refusal("not_ready")
     caller = identify(find_key(credential(request.headers), gate.book.keys, time.time()), request.headers)
@@ -51,7 +51,7 @@ async def forward(request: web.Request, family: Family) -> web.StreamResponse:
     return response
 
 
-def _say(request: web.Request, family: Family, caller: Caller, call_id: str, status: int) -> None:
+def _say(request: web.BaseRequest, family: Family, caller: Caller, call_id: str, status: int) -> None:
     if family.treatment == "forwarded":
         metrics.FORWARDED.labels(family.path).inc()
     log.info(
@@ -81,18 +81,18 @@ class _Through:
         return b""
 
 
-async def _relay(gate: Gate, request: web.Request, answer: Answer, call_id: str) -> web.StreamResponse:
-    response, writer, chunked = await open_answer(request, answer.head, call_id, bodiless=answer.status in BODILESS)
-    relay = Relay(request, answer, _Through(), chunked=chunked)
+async def _relay(gate: Gate, request: web.BaseRequest, answer: Answer, call_id: str) -> web.StreamResponse:
+    opened = opening(request, answer.head, call_id, keep_alive=gate.keep_alive, bodiless=answer.status in BODILESS)
+    relay = Relay(request, answer, _Through(), opened, gate.settings.client_stall_s)
     answer.listen(relay)
     while not relay.complete:
         await relay.wait(gate.settings.idle_timeout_s)
         late = relay.silence_s >= gate.settings.idle_timeout_s or relay.took_s >= gate.settings.answer_timeout_s
-        if relay.broken is not None or late or (relay.stalled and not await relay.drain(writer)):
+        if relay.broken is not None or late or (relay.stalled and not await relay.drain()):
             answer.stop()
             relay.cut()
-            return response
+            return opened.reply
         relay.look()
         relay.looked()
-    await relay.end(response)
-    return response
+    await relay.end()
+    return opened.reply

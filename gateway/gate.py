@@ -6,10 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from aiohttp import web
 
 from gateway.book import KeyBook
 from gateway.budget import Budget
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
     from gateway.models import ModelList
-
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,8 +50,8 @@ class Gate:
     trusted_proxies: tuple[Network, ...] = ()
     guesses: Guesses = field(default_factory=Guesses)
     """Wrong keys, by where they come from."""
-    requests: "dict[asyncio.Task[Any], RequestHandler | None]" = field(default_factory=dict)
-    """What is being answered, and on which connection; of calls that go on when their client has left, None."""
+    requests: "dict[asyncio.Task[Any], RequestHandler]" = field(default_factory=dict)
+    """What is being answered, and on which connection."""
     overload: Overload = field(default_factory=Overload)
     listening: bool = False
     """The public port is open."""
@@ -64,21 +59,14 @@ class Gate:
     cutting: bool = False
     """Draining has taken too long: what still runs is being ended."""
 
-    async def outlive(self, work: Awaitable[T]) -> T:
-        """Wait for `work`, which goes on to its end should the one who waits be cancelled."""
-        task = self.spawn(work)
-        self.requests[task] = None
-        task.add_done_callback(self._outlived)
-        return await asyncio.shield(task)
-
-    def _outlived(self, task: "asyncio.Task[Any]") -> None:
-        del self.requests[task]
-        if not task.cancelled():
-            task.exception()  # a refusal that nobody waits for any more
-
     @staticmethod
     def now_us() -> int:
         return time.time_ns() // 1000
+
+    @staticmethod
+    def loop_s() -> float:
+        """Seconds of the event loop's clock."""
+        return asyncio.get_running_loop().time()
 
     @staticmethod
     def new_event_id() -> UUID:
@@ -106,6 +94,3 @@ class Gate:
         if self.journal.failing:
             return "the journal cannot be written"
         return self.overload.full(len(self.budget.running))
-
-
-GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)

@@ -4,13 +4,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from gateway.admission import Call
 from gateway.upstream import HOP_BY_HOP
 from gateway.upstream_connection import Head
-
-CALL_ID: Final = "X-Sundial-Call-Id"
 
 _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"authorization",  # ours, not the client's
@@ -29,10 +26,11 @@ _NOT_UPSTREAM: Final = HOP_BY_HOP | {
     b"x-rewrite-url",
 }
 _JSON: Final = b"application/json"
-_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"content-length", b"date", b"server"}
+_OURS: Final = (b"x-sundial-", b"x-litellm-")
+_NOT_DOWNSTREAM: Final = HOP_BY_HOP | {b"content-length", b"server", b"x-sundial-call-id"}
 
 
-def to_upstream(request: web.Request, call: Call) -> list[tuple[bytes, bytes]]:
+def to_upstream(request: web.BaseRequest, call: Call) -> list[tuple[bytes, bytes]]:
     """The client's headers less those of the connection, of the credentials and of the identity; plus ours.
 
     LiteLLM echoes `x-litellm-call-id`, and keeps `x-litellm-end-user-id` for its own logs. All others of its name would
@@ -42,37 +40,36 @@ def to_upstream(request: web.Request, call: Call) -> list[tuple[bytes, bytes]]:
     content_type = _JSON if call.upload is None else call.upload.content_type
     headers = [(name, content_type if name.lower() == b"content-type" else value) for name, value in passed_on(request)]
     headers.append((b"accept-encoding", b"identity"))
-    headers.append((b"x-litellm-call-id", str(call.event_id).encode()))
-    headers.append((b"x-litellm-end-user-id", str(call.caller.account_id).encode()))
+    headers.append((b"x-litellm-call-id", call.event_text.encode()))
+    headers.append((b"x-litellm-end-user-id", call.caller.account_text.encode()))
     return headers
 
 
-def passed_on(request: web.Request) -> list[tuple[bytes, bytes]]:
+def passed_on(request: web.BaseRequest) -> list[tuple[bytes, bytes]]:
     """The client's headers that may go upstream, as they came; of several types of the body, the first."""
-    named = _listed(value for name, value in request.raw_headers if name.lower() == b"connection")
+    dropped = _NOT_UPSTREAM
+    if "Connection" in request.headers:
+        dropped = dropped | _listed(value for name, value in request.raw_headers if name.lower() == b"connection")
     typed = False
     headers = []
-    for name, value in request.raw_headers:
-        lower = name.lower()
-        if lower in _NOT_UPSTREAM or lower in named or lower.startswith((b"x-sundial-", b"x-litellm-")):
+    for header in request.raw_headers:
+        lower = header[0].lower()
+        if lower in dropped or lower.startswith(_OURS):
             continue
         if lower == b"content-type":
             if typed:
                 continue
             typed = True
-        headers.append((name, value))
+        headers.append(header)
     return headers
 
 
-def to_client(head: Head, call_id: str) -> CIMultiDict[str]:
-    """The upstream's headers less those of the connection, plus the call's id."""
-    named = _listed(value for name, value in head.headers if name == b"connection")
-    headers: CIMultiDict[str] = CIMultiDict()
-    for name, value in head.headers:
-        if name not in _NOT_DOWNSTREAM and name not in named:
-            headers.add(name.decode("ascii", "replace"), value.decode("utf-8", "replace"))
-    headers[CALL_ID] = call_id
-    return headers
+def to_client(head: Head) -> list[bytes]:
+    """The upstream's header lines less those of the connection and of the body's framing."""
+    dropped = _NOT_DOWNSTREAM
+    if head.get(b"connection"):
+        dropped = dropped | _listed(value for name, value in head.headers if name == b"connection")
+    return [b"%b: %b" % header for header in head.headers if header[0] not in dropped]
 
 
 def _listed(values: Iterable[bytes]) -> set[bytes]:

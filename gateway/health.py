@@ -8,7 +8,9 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway import metrics
-from gateway.gate import GATE, Gate
+from gateway.gate import Gate
+
+GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 
 
 @asynccontextmanager
@@ -42,7 +44,7 @@ async def _readyz(request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     gate = request.app[GATE]
     metrics.RUNNING.set(len(gate.budget.running))
-    metrics.UNSETTLED.set(gate.budget.unsettled)
+    metrics.UNSETTLED.set(len(gate.budget.closed))
     metrics.READY.set(0 if gate.unready else 1)
     metrics.CONNECTIONS.set(len(gate.overload.connections))
     metrics.CONNECTIONS_MAX.set(gate.overload.half)

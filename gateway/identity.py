@@ -42,6 +42,11 @@ class Caller(msgspec.Struct, frozen=True):
     external_id: str
     """The user's id in the key's directory; empty for the account of the key itself."""
     labels: Labels
+    account_text: str = ""
+    """The account's id as text, made once: many parts of a call name it."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "account_text", str(self.account_id))
 
 
 def credential(headers: Mapping[str, str]) -> str | None:

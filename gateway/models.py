@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.gate import GATE, Gate
+from gateway.gate import Gate
 from gateway.identity import credential, find_key, identify
 from gateway.refusals import Refusal
 from gateway.upstream import Upstream
@@ -93,23 +93,22 @@ class _Body:
             self.whole.set_exception(error)
 
 
-async def models(request: web.Request) -> web.Response:
+async def models(gate: Gate, request: web.BaseRequest) -> web.Response:
     """The models that this caller may use."""
-    entries = await _offered(request)
+    entries = await _offered(gate, request)
     return web.Response(body=msgspec.json.encode({"object": "list", "data": entries}), content_type="application/json")
 
 
-async def model(request: web.Request) -> web.Response:
+async def model(gate: Gate, request: web.BaseRequest) -> web.Response:
     """One of them. Its name is only looked up: nothing of this path goes upstream. Refusals: 404."""
     name = unquote(request.raw_path.partition("?")[0].split("/models/", 1)[1])
-    for entry in await _offered(request):
+    for entry in await _offered(gate, request):
         if entry["id"] == name:
             return web.Response(body=msgspec.json.encode(entry), content_type="application/json")
     raise Refusal("unknown_model", model=name)
 
 
-async def _offered(request: web.Request) -> list[dict[str, Any]]:
-    gate: Gate = request.app[GATE]
+async def _offered(gate: Gate, request: web.BaseRequest) -> list[dict[str, Any]]:
     if not gate.book.loaded:
         raise Refusal("not_ready")
     key = find_key(credential(request.headers), gate.book.keys, time.time())

@@ -55,5 +55,4 @@ class Notes:
 
     def _write(self, read: Usage, output: int, facts: Facts) -> None:
         counted = Counted(msgspec.structs.replace(read, output=output), "checkpoint", ("estimated",))
-        self._hold.draft = closing.event(self._gate, self._hold, counted, facts)
-        closing.note(self._gate, self._hold)
+        closing.note(self._gate, self._hold, counted, facts)

@@ -7,9 +7,6 @@ What each phase leaves behind when the next one fails:
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -21,16 +18,16 @@ from gateway.bodies import Upload, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
 from gateway.families import Family
-from gateway.gate import GATE, Gate
+from gateway.gate import Gate
 from gateway.headers import to_upstream
 from gateway.identity import credential, find_key, identify
 from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
 from gateway.running import relay
+from gateway.server import Connection
 from gateway.settlement import LOST, NOTHING, usage_event
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
-from shared import events
 
 PRICINGS_MAX: Final = 3
 """Attempts to reserve: with the key's plan, with the account's, with the input counted exactly."""
@@ -41,29 +38,33 @@ COUNTABLE: Final = ("text", "input")
 log = structlog.get_logger()
 
 
-async def serve(request: web.Request, family: Family) -> web.StreamResponse:
+async def serve(gate: Gate, request: web.BaseRequest, family: Family) -> web.StreamResponse:
     """One metered call, from its first byte to its close."""
-    gate = request.app[GATE]
-    call = await admission(request, family, gate)
-    if call.ask.stream:
-        return await exchange(gate, call, request)
+    call = await admission(gate, request, family)
     # An answer that is not streamed is generated, and billed, to its end, whoever leaves (measured with LiteLLM, which
     # does not stop its upstream then): it is read to its end too, and booked with the usage that it reports.
-    return await gate.outlive(exchange(gate, call, request))
+    if isinstance(request.protocol, Connection):
+        request.protocol.outlived = not call.ask.stream
+    hold = await _hold(gate, call)
+    # From here on the hold is closed once, whatever happens: where nothing is booked it is voided.
+    try:
+        _note_draft(gate, hold)
+        answer = await send(gate, hold, request)
+        try:
+            return await relay(gate, hold, request, answer)
+        finally:
+            answer.finish()
+    finally:
+        if not hold.closing:
+            closing.void(gate, hold)
 
 
-async def exchange(gate: Gate, call: Call, request: web.Request) -> web.StreamResponse:
-    """Hold, send, relay. Whatever happens, the hold is closed once."""
-    async with reserve(gate, call) as hold, send(gate, hold, request) as answer:
-        return await relay(gate, hold, request, answer)
-
-
-async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
+async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Call:
     """Who is calling, and what for. Refusals: 400, 401, 403, 408, 413, 415, 503."""
-    started_at_us, started_s = gate.now_us(), asyncio.get_running_loop().time()
+    started_at_us, started_s = gate.now_us(), gate.loop_s()
     if gate.unfit:
         raise Refusal("not_ready")
-    key = find_key(credential(request.headers), gate.book.keys, time.time())
+    key = find_key(credential(request.headers), gate.book.keys, started_at_us / 1_000_000)
     caller = identify(key, request.headers)
     catalog = gate.book.catalog
     plan = catalog.plans.get(gate.budget.plan_of(key.plan, caller.account_id))
@@ -79,23 +80,13 @@ async def admission(request: web.Request, family: Family, gate: Gate) -> Call:
     return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
 
 
-@asynccontextmanager
-async def reserve(gate: Gate, call: Call) -> AsyncIterator[Hold]:
-    """Credit for the call. Leaving closes the hold once, whatever happened: where nothing was booked it is voided.
-
-    Refusals: 402, 403, 503.
-    """
-    hold = await _hold(gate, call)
+def _note_draft(gate: Gate, hold: Hold) -> None:
+    """The D record: what is booked should this process die while the upstream is at work."""
     try:
-        try:
-            gate.journal.write(b"D", events.encode(hold.draft))
-        except JournalFullError as error:
-            log.error("journal_full", error=str(error))  # noqa: TRY400 (the reason says it all)
-            raise Refusal("not_ready") from error
-        yield hold
-    finally:
-        if not hold.closing:
-            closing.void(gate, hold)
+        gate.journal.write(b"D", hold.noted)
+    except JournalFullError as error:
+        log.error("journal_full", error=str(error))  # noqa: TRY400 (the reason says it all)
+        raise Refusal("not_ready") from error
 
 
 async def _hold(gate: Gate, call: Call) -> Hold:
@@ -125,8 +116,7 @@ async def _hold(gate: Gate, call: Call) -> Hold:
     raise Refusal("not_ready")  # the account's plan changed under our hands, again and again
 
 
-@asynccontextmanager
-async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[Answer]:
+async def send(gate: Gate, hold: Hold, request: web.BaseRequest) -> Answer:
     """The upstream's answer, its head. Refusals: 502, 504."""
     call = hold.call
     body, limits = call.body, call.family.limits
@@ -134,17 +124,15 @@ async def send(gate: Gate, hold: Hold, request: web.Request) -> AsyncIterator[An
         body = with_cap(call.rates, body, hold.output_tokens // call.ask.choices, limits)
     headers = to_upstream(request, call)
     try:
-        async with gate.upstream.send(call.family.method, call.family.path, headers, body, call.upload) as answer:
-            yield answer
+        return await gate.upstream.open(call.family.method, call.family.path, headers, body, call.upload)
     except UpstreamError as error:
         # Only from before the head: later breaks are the relay's. Nothing was sent, or it came to nothing: void. Sent
         # and never answered: the upstream may be at work and bill it, so it is booked, at nothing.
-        log.warning("upstream_failed", code=error.code, error=str(error), event_id=str(call.event_id))
+        log.warning("upstream_failed", code=error.code, error=str(error), event_id=call.event_text)
         if error.code == "upstream_timeout":
             closing.unanswered(gate, hold, "timeout")
             raise Refusal("upstream_timeout") from error
         raise Refusal("upstream_unavailable") from error
     except asyncio.CancelledError:
-        if not hold.closing:
-            closing.unanswered(gate, hold, "drained" if gate.cutting else "client_gone")
+        closing.unanswered(gate, hold, "drained" if gate.cutting else "client_gone")
         raise

@@ -39,6 +39,11 @@ class RedisAwayError(Exception):
 class RedisAnswerError(Exception):
     """Redis answered with an error, e.g. OOM or MISCONF; the text is Redis's."""
 
+    @property
+    def no_script(self) -> bool:
+        """It has forgotten its scripts: nothing was done."""
+        return str(self).startswith("NOSCRIPT")
+
 
 class _Wire(asyncio.Protocol):
     """One TCP connection: bytes out, answers in, in order."""
@@ -159,17 +164,24 @@ class RedisLink:
         self.round_trips += 1
         return self._wire.send(arguments)
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Bytes]) -> list[Any]:
-        """Run a script of shared/lua. Raises RedisAwayError, RedisAnswerError."""
+    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Bytes]) -> "asyncio.Future[Any]":
+        """The answer of a script of shared/lua: RedisAnswerError with `no_script` where Redis has forgotten it.
+
+        Raises RedisAwayError at once where there is no connection.
+        """
         script = self._scripts.get(name)
         if script is None:
             raise RedisAwayError("not connected")
+        return self.send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Bytes]) -> list[Any]:
+        """Run a script of shared/lua. Raises RedisAwayError, RedisAnswerError."""
         try:
-            answer = await self.send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
+            answer = await self.call(name, keys, arguments)
         except RedisAnswerError as error:
-            if not str(error).startswith("NOSCRIPT"):
+            if not error.no_script:
                 raise
-            answer = await self.send("EVAL", script.text, len(keys), *keys, *arguments)
+            answer = await self.send("EVAL", self._scripts[name].text, len(keys), *keys, *arguments)
         assert isinstance(answer, list)
         return answer
 

@@ -9,12 +9,10 @@ import asyncio
 from typing import Final, Protocol
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
-from gateway.gate import GATE
-from gateway.headers import to_client
+from gateway.reply import LAST_CHUNK, Opening
 from gateway.upstream import Answer
-from gateway.upstream_connection import Head, UpstreamError
+from gateway.upstream_connection import UpstreamError
 
 KEEPALIVE: Final = b": keep-alive\n\n"
 LOOK_BYTES: Final = 16 * 1024
@@ -56,40 +54,36 @@ class Tap(Protocol):
     def release(self) -> bytes: ...
 
 
-async def open_answer(
-    request: web.Request, head: Head, call_id: str, *, grows: bool = False, bodiless: bool = False
-) -> tuple[web.StreamResponse, AbstractStreamWriter, bool]:
-    """Send the head of an answer on. Returns the answer, its writer, and whether its body is framed in chunks.
-
-    The upstream's length is told where it gives one, unless the body `grows` on the way.
-    """
-    response = web.StreamResponse(status=head.status, headers=to_client(head, call_id))
-    if not request.app[GATE].keep_alive:
-        response.force_close()
-    length = b"" if grows else head.get(b"content-length")
-    chunked = not length.isdigit() and request.version >= (1, 1) and not bodiless
-    if length.isdigit():
-        response.content_length = int(length)
-    elif chunked:
-        response.enable_chunked_encoding()
-    elif not bodiless:
-        response.force_close()
-    writer = await response.prepare(request)
-    assert writer is not None
-    return response, writer, chunked
-
-
 class Relay:
     """One answer on its way to one client. The sink of the upstream's connection."""
 
-    def __init__(self, request: web.Request, answer: Answer, tap: Tap, *, chunked: bool) -> None:
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        answer: Answer,
+        tap: Tap,
+        opening: Opening,
+        stall_s: float,
+        *,
+        at_once: bool = True,
+    ) -> None:
+        """`stall_s`: for which a client may read nothing. `at_once`: the answer's head leaves now, not before the first
+        bytes of its body."""
         self._loop = asyncio.get_running_loop()
         self._client = request.transport
         self._protocol = request.protocol
+        self._writer = request.writer
         self._answer = answer
         self._tap = tap
-        self._chunked = chunked
-        self._stall_s = request.app[GATE].settings.client_stall_s
+        self._chunked = opening.chunked
+        self._stall_s = stall_s
+        self._head = opening.head
+        # From here on aiohttp must not answer this request, not even that something went wrong.
+        self._writer.output_size = len(self._head)
+        if at_once and not self.client_gone:
+            assert self._client is not None
+            self._client.write(self._head)
+            self._head = b""
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
         # What has come when the call last looked, how much text may follow before it looks again (twice as much before
@@ -175,7 +169,11 @@ class Relay:
         if not data or self._client is None or self._client.is_closing():
             return
         self.bytes_out += len(data)
-        self._client.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._client.write(data)
 
     @property
     def client_gone(self) -> bool:
@@ -220,32 +218,38 @@ class Relay:
         """Seconds since the upstream's last byte."""
         return self.now_s - self.last_byte_s
 
-    async def drain(self, writer: AbstractStreamWriter) -> bool:
+    async def drain(self) -> bool:
         """Wait until the client reads again, then let the upstream go on. False: it did not, and is cut off."""
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await writer.drain()
-        except TimeoutError:
-            self._abort()
+        if not await self._drained():
             return False
-        except ConnectionResetError:
-            pass  # the client left: nobody is to be waited for
         self.stalled = False
         self.last_byte_s = self._loop.time()
         self._answer.resume()
         return True
 
-    async def end(self, response: web.StreamResponse) -> None:
-        """The clean end of an answer. A client that does not take it is cut off."""
-        if not response.prepared:
-            return  # the client had left before the answer began
+    async def _drained(self) -> bool:
+        if not self._protocol.writing_paused:
+            return True
         try:
             async with asyncio.timeout(self._stall_s):
-                await response.write_eof()
-        except ConnectionResetError:
-            pass  # the client left with everything but the end
+                await self._writer.drain()
         except TimeoutError:
             self._abort()
+            return False
+        except ConnectionResetError:
+            pass  # the client left: nobody is to be waited for
+        return True
+
+    async def end(self) -> None:
+        """The clean end of an answer. A client that does not take it is cut off."""
+        if self.client_gone:
+            return
+        assert self._client is not None
+        if last := self._head + (LAST_CHUNK if self._chunked else b""):
+            self._head = b""
+            self._client.write(last)
+        if self._protocol.writing_paused:
+            await self._drained()
 
     def _abort(self) -> None:
         """At once, with all that was not sent yet: closing would wait for the client to read it."""
@@ -260,6 +264,8 @@ class Relay:
         """
         if self._client is None:
             return
+        if self._head and not self.client_gone:
+            self._client.write(self._head)
         if self._chunked:
             self._client.close()
         else:

@@ -115,14 +115,14 @@ class Retelling:
         looked_at_s = time.time()
         present = await self._present()
         lost_since = lost(self.told, present, self._stood_at_s)
-        dropped = self._budget.dropped
+        dropped = self._budget.closed.dropped
         if dropped:
             lost_since = dict.fromkeys(range(ids.SHARDS), 0.0)
         if lost_since:
             await self._budget.renew()
             await self._tell(self._journal.folder, lost_since)
             self.told = _merged(self.told, present)
-            self._budget.dropped -= dropped
+            self._budget.closed.dropped -= dropped
         self._stood_at_s = looked_at_s
         if lost_since or time.monotonic() >= self._dead_at_s:
             await self._tell_dead(present)
@@ -137,7 +137,7 @@ class Retelling:
         told = 0
         for segment in segments(folder):
             calls = await asyncio.to_thread(closed_calls, segment, lost_since)
-            await self._budget.resettle_all(calls)
+            await self._budget.closed.resettle_all(calls)
             metrics.RETOLD.inc(len(calls))
             told += len(calls)
         if told:

@@ -11,13 +11,11 @@ The ends, by outcome:
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from gateway import closing, counting, farewell
 from gateway.admission import Call
@@ -29,7 +27,8 @@ from gateway.noting import Notes
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
-from gateway.relay import KEEPALIVE, Relay, open_answer
+from gateway.relay import KEEPALIVE, Relay
+from gateway.reply import opening
 from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
 from gateway.stream_place import Place
@@ -49,19 +48,17 @@ PIECE_BYTES_MAX: Final = 2 * 1024
 log = structlog.get_logger()
 
 
-async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) -> web.StreamResponse:
+async def relay(gate: Gate, hold: Hold, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     """Forward the answer and close the call. Returns when the client has all of it."""
     head = answer.head
     streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
-    try:
-        response, writer, chunked = await open_answer(request, head, str(hold.call.event_id), grows=streams)
-    except ConnectionResetError:
-        response, writer, chunked = web.StreamResponse(), None, False  # a call that outlives its client
     tap = _tap(hold.call, head.get(b"content-encoding"), streams=streams, failed=head.status >= 400)
-    running = Running(gate, hold, answer, tap, Relay(request, answer, tap, chunked=chunked), writer)
+    opened = opening(request, head, hold.call.event_text, keep_alive=gate.keep_alive, grows=streams)
+    relay = Relay(request, answer, tap, opened, gate.settings.client_stall_s, at_once=not isinstance(tap, PlainTap))
+    running = Running(gate, hold, answer, tap, relay)
     try:
         if await running.carry():
-            await running.relay.end(response)
+            await relay.end()
             running.offer_recount()
     except BaseException as error:
         # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
@@ -70,7 +67,7 @@ async def relay(gate: Gate, hold: Hold, request: web.Request, answer: Answer) ->
         else:
             running.abandon("lost")
         raise
-    return response
+    return opened.reply
 
 
 def _tap(call: Call, encoding: bytes, *, streams: bool, failed: bool) -> SseTap | PlainTap:
@@ -92,14 +89,12 @@ class Running:
         answer: Answer,
         tap: SseTap | PlainTap,
         relay: Relay,
-        writer: AbstractStreamWriter | None,
     ) -> None:
         self._gate = gate
         self._hold = hold
         self._answer = answer
         self._tap = tap
         self.relay = relay
-        self._writer = writer
         streams = isinstance(tap, SseTap) and hold.call.family.sold == "text"
         self._transcript = Transcript(hold.call.family.name) if streams else None
         self._place = Place(hold.call.family.name)
@@ -171,7 +166,7 @@ class Running:
             if relay.complete or tap.done:
                 await relay.wait_complete(END_S_MAX)
                 return "complete" if self._ended_well() else "upstream_error"
-            if relay.stalled and self._writer is not None and not await relay.drain(self._writer):
+            if relay.stalled and not await relay.drain():
                 log.warning("client_stalled", event_id=str(self._hold.call.event_id))
                 return "client_gone"
             if relay.silence_s >= settings.idle_timeout_s or relay.took_s >= settings.answer_timeout_s:
@@ -247,7 +242,7 @@ class Running:
     async def _close(self, outcome: Outcome) -> Counted:
         """Count, write the S record, settle. Waits only where there is no usage and the text must be counted."""
         self._hold.closing = True
-        with self._booked():
+        try:
             facts = self._facts(outcome)
             counted = counting.told(self._gate, self._hold.call, self._tap, facts)
             if counted is not None:
@@ -257,25 +252,26 @@ class Running:
                 self._take(self._tap, self._transcript)
             recount = counting.recount(self._gate, self._hold.call, self._tap, self._transcript)
             booked = self._gate.spawn(self._book(recount, facts))
+        except Exception:
+            self._book_noted()
+            raise
         # Shielded: a client that leaves while its text is being counted is charged all the same.
         return await asyncio.shield(booked)
 
     async def _book(self, recount: Awaitable[Counted], facts: Facts) -> Counted:
-        with self._booked():
+        try:
             counted = await recount
             closing.book(self._gate, self._hold, counted, facts)
-            return counted
+        except Exception:
+            self._book_noted()
+            raise
+        return counted
 
-    @contextmanager
-    def _booked(self) -> Iterator[None]:
+    def _book_noted(self) -> None:
         """A call that cannot be counted, by a fault of ours, is booked as what was last noted of it: else its hold
         would be kept alive for ever."""
-        try:
-            yield
-        except Exception:
-            if not self._hold.closed:
-                closing.book_draft(self._gate, self._hold)
-            raise
+        if not self._hold.closed:
+            closing.book_draft(self._gate, self._hold)
 
     def _facts(self, outcome: Outcome) -> Facts:
         head, tap = self._answer.head, self._tap
@@ -286,10 +282,13 @@ class Running:
             model=head.get(b"x-litellm-model-name").decode("utf-8", "replace") or tap.model,
             service_tier=served_tier(tap.service_tier, tap.usage_raw, self._hold.call.ask.service_tier),
             upstream_call_id=head.get(b"x-litellm-call-id").decode("utf-8", "replace"),
-            upstream_cost_nano=upstream_cost_nano(tap.usage_raw)
-            or upstream_cost_nano({"cost": head.get(b"x-litellm-response-cost").decode("utf-8", "replace")}),
+            upstream_cost_nano=upstream_cost_nano(tap.usage_raw) or self._cost_told(),
             first_byte_us=int((first_byte_s - started_s) * 1_000_000) if first_byte_s else 0,
         )
+
+    def _cost_told(self) -> int:
+        told = self._answer.head.get(b"x-litellm-response-cost")
+        return upstream_cost_nano({"cost": told.decode("utf-8", "replace")}) if told else 0
 
     def _farewell(self, usage: Usage) -> bytes:
         call, settings, place = self._hold.call, self._gate.settings, self._place

@@ -65,9 +65,12 @@ def usage_event(
             flags = (*flags, "answer_unpriced")
     # The tier that the answer names counts. Where it names none, the one asked for may not have been served: it counts
     # only where it is dearer, so that nobody can ask for a discount.
-    tiers = (facts.service_tier,) if facts.service_tier else dict.fromkeys(("", call.ask.service_tier))
-    charges = {tier: pricing.charge(counted.usage, answered, rates.card, tier) for tier in tiers}
-    tier, charge = max(charges.items(), key=lambda pair: (pair[1].cost_nano, pair[1].charge_mc))
+    tier = facts.service_tier
+    charge = pricing.charge(counted.usage, answered, rates.card, tier)
+    if not tier and call.ask.service_tier:
+        asked = pricing.charge(counted.usage, answered, rates.card, call.ask.service_tier)
+        if (asked.cost_nano, asked.charge_mc) > (charge.cost_nano, charge.charge_mc):
+            tier, charge = call.ask.service_tier, asked
     caller = call.caller
     return UsageEvent(
         event_id=call.event_id,
@@ -135,6 +138,8 @@ def _answered(catalog: Catalog, counted: Counted, facts: Facts) -> PricedModel |
 
 def _tidy(text: str) -> str:
     """Text of the upstream's, as a database accepts it."""
+    if not text:
+        return text
     if text.isascii() and text.isprintable():
         return text[:MODEL_NAME_LENGTH_MAX]
     return "".join(c for c in text if c.isprintable())[:MODEL_NAME_LENGTH_MAX]

@@ -46,7 +46,9 @@ class Source(Protocol):
 
 
 class Answer:
-    """An answer whose head has come. Leaving `Upstream.send` closes it or returns its connection to the pool."""
+    """An answer whose head has come."""
+
+    __slots__ = ("_connection", "head", "status")
 
     def __init__(self, connection: UpstreamConnection, head: Head) -> None:
         self._connection = connection
@@ -67,6 +69,10 @@ class Answer:
         """Close the connection at once, so that the upstream stops generating."""
         self._connection.abort()
 
+    def finish(self) -> None:
+        """Done with it: its connection goes back to the pool, or is closed where the answer has not come whole."""
+        self._connection.finish()
+
 
 class Upstream:
     """One OpenAI-compatible base URL. Retries nothing but a request on a kept connection that had silently died."""
@@ -86,16 +92,16 @@ class Upstream:
         self.resent = 0
         """Requests sent a second time because a kept connection had died before it answered."""
 
-    @asynccontextmanager
-    async def send(
+    async def open(
         self,
         method: str,
         path: str,
         headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
         source: Source | None = None,
-    ) -> AsyncIterator[Answer]:
+    ) -> Answer:
         """Send one request below the base URL and wait for the answer's head. `source` has the body's rest, if any.
+        Whoever has the answer must `finish` it.
 
         Raises UpstreamError: `upstream_refused` and `upstream_unreachable` (nothing was sent), `upstream_reset`,
         `upstream_protocol`, `upstream_redirect`, `upstream_timeout` (it may have been seen); and whatever `source`
@@ -105,33 +111,49 @@ class Upstream:
         # What streams cannot be sent a second time: it goes on a connection that cannot have died unnoticed.
         connection = (self._take_idle() if source is None else None) or await self._connect()
         try:
-            try:
-                if source is None:
-                    head = await self._exchange(connection, request, body)
-                else:
-                    head = await self._exchange_stream(connection, request, body, source)
-            except UpstreamError as error:
-                # Two cases of `upstream_reset`: a kept connection that the upstream had closed in the meantime (no
-                # byte came back: once more, on a new connection), and a connection that broke under this request.
-                if error.code != "upstream_reset" or connection.calls == 1 or connection.answered:
-                    raise
-                self.resent += 1
-                connection = await self._connect()
-                head = await self._exchange(connection, request, body)
-            if head.status in REDIRECTS:
-                # Followed by nobody: not by us, and not by a client that trusts us, perhaps inwards.
-                raise UpstreamError("upstream_redirect", f"it answers {head.status}, a redirect", sent=True)
-            yield Answer(connection, head)
-        finally:
+            if source is not None:
+                head = await self._exchange_stream(connection, request, body, source)
+            else:
+                try:
+                    head = await connection.request(request, body, self._first_byte_timeout_s)
+                except UpstreamError as error:
+                    # Two cases of `upstream_reset`: a kept connection that the upstream had closed in the meantime (no
+                    # byte came back: once more, on a new connection), and one that broke under this request.
+                    if error.code != "upstream_reset" or connection.calls == 1 or connection.answered:
+                        raise
+                    self.resent += 1
+                    connection.finish()
+                    connection = await self._connect()
+                    head = await connection.request(request, body, self._first_byte_timeout_s)
+        except BaseException:
             connection.finish()
+            raise
+        if head.status in REDIRECTS:
+            # Followed by nobody: not by us, and not by a client that trusts us, perhaps inwards.
+            connection.finish()
+            raise UpstreamError("upstream_redirect", f"it answers {head.status}, a redirect", sent=True)
+        return Answer(connection, head)
+
+    @asynccontextmanager
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        source: Source | None = None,
+    ) -> AsyncIterator[Answer]:
+        """As `open`, and finishes the answer when it is left."""
+        answer = await self.open(method, path, headers, body, source)
+        try:
+            yield answer
+        finally:
+            answer.finish()
 
     async def close(self) -> None:
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
-
-    async def _exchange(self, connection: UpstreamConnection, request: bytes, body: bytes) -> Head:
-        return await self._in_time(connection, connection.request(request, body))
 
     async def _in_time(self, connection: UpstreamConnection, waiting: Awaitable[T]) -> T:
         try:

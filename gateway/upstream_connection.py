@@ -6,7 +6,7 @@ transport's own callback: no coroutine wakes per chunk. Errors of the socket and
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 import httptools
@@ -44,19 +44,23 @@ class Sink(Protocol):
 class Head:
     """Status and headers of an answer; names in lower case, values as the bytes that came."""
 
-    __slots__ = ("headers", "keep_alive", "status")
+    __slots__ = ("_first", "headers", "keep_alive", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.keep_alive = False
+        self._first: dict[bytes, bytes] = {}
+        for name, value in headers:
+            self.add(name, value)
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+        self._first.setdefault(name, value)
 
     def get(self, name: bytes) -> bytes:
         """The first header of that name; empty where there is none."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
+        return self._first.get(name, b"")
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -71,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._waited_bytes = 0
         self._head_done: asyncio.Future[Head] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._sink: Sink | None = None
         self._piece_bytes = READ_BYTES_MAX
         self._backlog: deque[bytes] = deque()
@@ -94,8 +99,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # The caller's side ------------------------------------------------------------------------------------
 
-    def request(self, head: bytes, body: bytes) -> asyncio.Future[Head]:
-        """Write one request. The future gives the answer's head, or raises UpstreamError."""
+    def request(self, head: bytes, body: bytes, timeout_s: float = 0.0) -> asyncio.Future[Head]:
+        """Write one request. The future gives the answer's head, or raises UpstreamError; `upstream_timeout` where it
+        has not come within `timeout_s`, if that is not 0."""
         assert self._transport is not None
         assert self._head_done is None, "one request at a time"
         self.calls += 1
@@ -110,6 +116,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._parser = httptools.HttpResponseParser(self)
         self._head_done = self._loop.create_future()
+        if timeout_s:
+            self._timer = self._loop.call_later(timeout_s, self._time_out, timeout_s)
         if self.closed:
             self._fail(UpstreamError("upstream_reset", "the connection was closed before it was used", sent=False))
         elif len(body) <= 64 * 1024:
@@ -157,6 +165,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Done with this answer: an intact connection is used again, any other is closed."""
+        self._stop_timer()
         self._sink = None
         self._head_done = None
         self._backlog.clear()
@@ -166,6 +175,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._on_free(self)
         else:
             self.abort()
+
+    def _time_out(self, timeout_s: float) -> None:
+        self._timer = None
+        self._fail(UpstreamError("upstream_timeout", f"no answer within {timeout_s:g} s", sent=True))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def abort(self) -> None:
         """Close at once: the upstream sees its client gone and stops generating."""
@@ -286,7 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_BYTES_MAX:
             raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
-        self._head.headers.append((name.lower(), value))
+        self._head.add(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -296,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
         head.status = self._parser.get_status_code()
         head.keep_alive = self._parser.should_keep_alive()
         if head.status >= 200 and self._head_done is not None and not self._head_done.done():
+            self._stop_timer()
             self._head_done.set_result(head)
 
     def on_body(self, data: bytes) -> None:

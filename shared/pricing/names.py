@@ -48,6 +48,9 @@ def resolve(models: Mapping[str, PricedModel], name: str) -> PricedModel | None:
     """The model whose price a name has, by the rules above; None where they find none."""
     if len(name) > NAME_LENGTH_MAX:
         return None
+    found = models.get(name)
+    if found is not None:
+        return found
     for candidate in _as_written(name):
         if candidate in models:
             return models[candidate]

@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway import budget as budget_module
-from gateway import redis_link
+from gateway import redis_link, settling
 from gateway.admission import Call
 from gateway.budget import Budget, ExhaustedError, Hold, PlanDiffersError
 from gateway.redis_link import RedisLink
@@ -43,7 +42,7 @@ async def proxy(server: RedisProgram) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def link(server: RedisProgram, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisLink]:
     monkeypatch.setattr(redis_link, "ANSWER_S_MAX", 0.2)
-    monkeypatch.setattr(budget_module, "SETTLE_RETRY_S", 0.02)
+    monkeypatch.setattr(settling, "SETTLE_RETRY_S", 0.02)
     made = RedisLink(f"redis://:{quote(server.password, safe='')}@127.0.0.1:{proxy.port}/0")
     await made.start()
     yield made
@@ -60,8 +59,9 @@ async def budget(link: RedisLink, ana: HoldScripts) -> AsyncIterator[Budget]:
 
     made = Budget(link, ttl_s=TTL_S, stream_entries_max=100, spawn=spawn)
     yield made
+    await asyncio.wait_for(made.closed.confirmed(), 10)
     await asyncio.wait_for(asyncio.gather(*tasks), 10)
-    assert made.unsettled == 0
+    assert len(made.closed) == 0
 
 
 async def reserve(budget: Budget, of: Call | None = None) -> Hold:
@@ -184,7 +184,7 @@ async def test_a_call_that_is_cancelled_while_it_reserves_gives_back(
     with pytest.raises(asyncio.CancelledError):
         await reserving
     proxy.flow()
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert ana.state().holds == {}
     assert booked(ana) == []
     assert budget.idle.is_set()
@@ -197,7 +197,7 @@ async def test_a_hold_whose_answer_was_lost_is_given_back(budget: Budget, ana: H
         await reserve(budget)
     assert ana.state().held == 100
     proxy.flow()
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert ana.state().holds == {}
     assert booked(ana) == []
 
@@ -241,7 +241,7 @@ async def test_a_hold_that_redis_has_forgotten_is_made_again(budget: Budget, ana
     assert await budget.extend(hold, 100)
     assert ana.state().held == 0
     budget.settle(hold, closed_as(hold, 70))
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert booked(ana) == [(hold.call.event_id, 70)]
 
 
@@ -251,7 +251,7 @@ async def test_open_holds_are_kept_alive(link: RedisLink, ana: HoldScripts) -> N
     budget = Budget(link, ttl_s=1, stream_entries_max=100, spawn=lambda work: tasks.append(asyncio.ensure_future(work)))
     open_one, closed_one = await reserve(budget), await reserve(budget)
     budget.void(closed_one)
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     keeping = asyncio.create_task(budget.keep_alive())
     event_id = str(open_one.call.event_id)
 
@@ -267,7 +267,7 @@ async def test_open_holds_are_kept_alive(link: RedisLink, ana: HoldScripts) -> N
     assert ana.state().deadlines.keys() == {event_id}
     keeping.cancel()
     budget.void(open_one)
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
 
 
 # Close ------------------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ async def test_a_call_is_closed_once(budget: Budget, ana: HoldScripts) -> None:
     budget.settle(hold, closed_as(hold, 70))
     assert budget.running == {}
     assert budget.idle.is_set()
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     state = ana.state()
     assert (state.held, state.unposted) == (0, 70)
     assert booked(ana) == [(hold.call.event_id, 70)]
@@ -293,7 +293,7 @@ async def test_a_voided_call_leaves_nothing(budget: Budget, ana: HoldScripts) ->
     """All is given back, nothing is reported."""
     hold = await reserve(budget)
     budget.void(hold)
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert ana.state().spendable == 1_000
     assert booked(ana) == []
 
@@ -324,12 +324,12 @@ async def test_what_could_not_be_settled_is_settled_once_redis_is_back(
         budget.settle(hold, closed_as(hold, charge))
     budget.void(holds[3])
     await until(lambda: not link.ready)
-    assert budget.unsettled == 4
+    assert len(budget.closed) == 4
     assert budget.idle.is_set()
 
     proxy.target_port = real
     proxy.flow()
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     state = ana.state()
     assert (state.held, state.unposted) == (0, 33)
     assert sorted(booked(ana)) == sorted(
@@ -349,10 +349,10 @@ async def test_a_redis_that_is_full_gets_its_reports_later(budget: Budget, ana: 
         budget.settle(hold, closed_as(hold, 70))
         for _ in range(20):
             await asyncio.sleep(0)
-        assert budget.unsettled == 1
+        assert len(budget.closed) == 1
     finally:
         ana.client.config_set("maxmemory", 0)
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert booked(ana) == [(hold.call.event_id, 70)]
 
 
@@ -360,17 +360,17 @@ async def test_what_waits_for_redis_is_bounded(
     budget: Budget, ana: HoldScripts, link: RedisLink, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit the oldest is left to the journal; the newest are settled."""
-    monkeypatch.setattr(budget_module, "UNSETTLED_MAX", 2)
+    monkeypatch.setattr(settling, "UNSETTLED_MAX", 2)
     holds = [await reserve(budget) for _ in range(4)]
     real, proxy.target_port = proxy.target_port, 1
     proxy.cut()
     await until(lambda: not link.ready)
     for hold in holds:
         budget.settle(hold, closed_as(hold, 5))
-    assert budget.unsettled == 2
-    await until(lambda: budget._settling)
+    assert len(budget.closed) == 2
+    await until(lambda: budget.closed._retrying)
     proxy.target_port = real
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
     assert [event_id for event_id, _ in booked(ana)] == [hold.call.event_id for hold in holds[2:]]
 
 
@@ -379,10 +379,10 @@ async def test_what_a_journal_holds_may_be_reported_again(budget: Budget, ana: H
     hold = await reserve(budget)
     event = closed_as(hold, 70)
     budget.settle(hold, event)
-    await until(lambda: budget.unsettled == 0)
-    budget.resettle(event)
-    budget.resettle(draft(call(), charge_mc=8))
-    await until(lambda: budget.unsettled == 0)
+    await until(lambda: len(budget.closed) == 0)
+    budget.closed.resettle(event)
+    budget.closed.resettle(draft(call(), charge_mc=8))
+    await until(lambda: len(budget.closed) == 0)
     assert sorted(charge for _, charge in booked(ana)) == [8, 70]
     assert ana.state().unposted == 78
 
@@ -391,13 +391,13 @@ async def test_a_whole_day_is_retold_and_nothing_dropped(
     budget: Budget, ana: HoldScripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dead journal larger than what may wait in memory reaches Redis whole, and is owed until it has."""
-    monkeypatch.setattr(budget_module, "UNSETTLED_MAX", 5)
-    monkeypatch.setattr(budget_module, "RETOLD_WAITING_MAX", 4)
+    monkeypatch.setattr(settling, "UNSETTLED_MAX", 5)
+    monkeypatch.setattr(settling, "RETOLD_WAITING_MAX", 4)
     calls = [draft(call(), charge_mc=number) for number in range(40)]
-    telling = asyncio.ensure_future(budget.resettle_all(calls))
+    telling = asyncio.ensure_future(budget.closed.resettle_all(calls))
     await asyncio.sleep(0)
     owed = [budget.owing]
     await telling
-    await until(lambda: not budget.unsettled)
+    await until(lambda: not len(budget.closed))
     assert [*owed, budget.owing] == [True, False]
     assert sorted(booked(ana)) == sorted((one.event_id, one.charge_mc) for one in calls)

@@ -7,16 +7,15 @@ import asyncio
 import gc
 import re
 import sys
-from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from gateway.gate import GATE, Gate
-from gateway.relay import LOOK_BYTES, Relay, open_answer
+from gateway.relay import LOOK_BYTES, Relay
+from gateway.reply import opening
 from gateway.sse import SseTap
 from gateway.upstream import Upstream
 from tests.harness.chain import Chain
@@ -77,17 +76,16 @@ async def test_no_coroutine_wakes_for_a_chunk() -> None:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         async with upstream.send("POST", "/chat/completions", [], b"{}") as answer:
-            response, _, chunked = await open_answer(request, answer.head, "call", grows=True)
-            relay = Relay(request, answer, SseTap("chat", strip_usage=False), chunked=chunked)
+            opened = opening(request, answer.head, "call", keep_alive=True, grows=True)
+            relay = Relay(request, answer, SseTap("chat", strip_usage=False), opened, 60.0)
             answer.listen(relay)
             while not relay.complete:
                 await relay.wait(60.0)
                 wakes[0] += 1
-            await response.write_eof()
-            return response
+            await relay.end()
+            return opened.reply
 
     app = web.Application()
-    app[GATE] = cast("Gate", SimpleNamespace(keep_alive=True, settings=SimpleNamespace(client_stall_s=60.0)))
     app.router.add_post("/", handle)
     async with (
         TestServer(app) as server,

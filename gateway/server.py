@@ -1,14 +1,18 @@
-"""Connections of clients: how many there may be, and how long the head of a request may take.
+"""The public port: aiohttp's low-level server, with connections of our own.
 
-Who begins a head must finish it, or is answered 408 and cut off. Who comes beyond the number of connections that this
-process can serve is answered 503 (`overload.py`).
+They are bounded: how many there may be, and how long the head of a request may take. Who begins a head must finish it,
+or is answered 408 and cut off. Who comes beyond the number of connections that this process can serve is answered 503
+(`overload.py`).
 
 aiohttp bounds how long a connection may be without a request, and ends it without a word. Here the clock starts with
 the first byte of a head, the connection's first or a later one, and ends with its last. A head that comes at once, as
 they do, never starts it.
+
+And a call may outlive its client: then nobody cancels it.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -23,6 +27,8 @@ ASIDE_S_MAX: Final = 1.0
 """Seconds that a connection which is not served has to ask for something, so that it can be told."""
 
 log = structlog.get_logger()
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Bounds(NamedTuple):
@@ -40,7 +46,7 @@ class Bounds(NamedTuple):
 class Connection(RequestHandler):
     """A client's connection."""
 
-    __slots__ = ("_aside", "_bounds", "_head_timer")
+    __slots__ = ("_aside", "_bounds", "_head_timer", "outlived")
 
     def __init__(self, manager: web.Server, bounds: Bounds, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -48,6 +54,8 @@ class Connection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._aside = False
         """It is one too many: told so, not served."""
+        self.outlived = False
+        """The present request is answered to its end, should its client leave; else it is cancelled then."""
 
     @property
     def idle_since_s(self) -> float | None:
@@ -84,14 +92,18 @@ class Connection(RequestHandler):
         receiving, heads = self._receiving, self._request_count
         super().data_received(data)
         if receiving or self._request_count != heads:
-            self._stop_clock()
+            if self._head_timer is not None:
+                self._stop_clock()
         elif self._head_timer is None and data.strip(b"\r\n"):  # empty lines may follow a request
             self._start_clock()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
         self._bounds.overload.leave(self)
+        answering = self._task_handler
         super().connection_lost(exc)
+        if answering is not None and not self.outlived:
+            answering.cancel()
 
     def _start_clock(self) -> None:
         self._head_timer = self._loop.call_later(self._bounds.head_s, self._too_late)
@@ -114,38 +126,41 @@ class Connection(RequestHandler):
         self.force_close()
 
 
-class _Server(web.Server):
-    """Makes a Connection of each connection that is accepted."""
+class Server(web.Server):
+    """Makes a Connection of each connection that is accepted, and gives each request to one handler."""
 
-    def __init__(self, bounds: Bounds, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._bounds = bounds
+    def __init__(
+        self,
+        handler: Handler,
+        overload: Overload,
+        *,
+        head_s: float,
+        head_bytes: int,
+        body_bytes_max: int,
+        keep_alive_s: float,
+        language: str,
+    ) -> None:
+        """`head_s`: seconds that the head of a request may take. `head_bytes`: of its first line, and of each header.
+        `body_bytes_max`: of a body that is read whole. `keep_alive_s`: that a connection may be without a whole
+        request."""
+        super().__init__(
+            handler,
+            request_factory=self._request,
+            access_log=None,
+            max_line_size=head_bytes,
+            max_field_size=head_bytes,
+            keepalive_timeout=keep_alive_s,
+        )
+        late = _answer(Refusal("head_timeout", limit_s=f"{head_s:g}"), language)
+        self._bounds = Bounds(head_s, late, _answer(Refusal("overloaded"), language), overload)
+        self._body_bytes_max = body_bytes_max
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self._bounds, loop=self._loop, **self._kwargs)
 
-
-class Runner(web.AppRunner):
-    """Serves an application to connections that are bounded."""
-
-    __slots__ = ("_bounds",)
-
-    def __init__(self, app: web.Application, head_s: float, language: str, overload: Overload, **options: Any) -> None:
-        """`head_s`: seconds that the head of a request may take."""
-        super().__init__(app, **options)
-        late = _answer(Refusal("head_timeout", limit_s=f"{head_s:g}"), language)
-        self._bounds = Bounds(head_s, late, _answer(Refusal("overloaded"), language), overload)
-
-    async def _make_server(self) -> web.Server:
-        # aiohttp has no setting for the class of its connections: its server is made, and made once more as ours.
-        made = await super()._make_server()
-        return _Server(
-            self._bounds,
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=made._loop,
-            **made._kwargs,
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, self._loop, client_max_size=self._body_bytes_max
         )
 
 
