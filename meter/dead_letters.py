@@ -32,6 +32,7 @@ _QUEUED: Final = QUERIES["queued_dead_letter_orders"]
 _TAKE: Final = QUERIES["take_dead_letter_order"]
 _CLOSING: Final = QUERIES["closing_of_dead_letter"]
 _INSERT_OUTCOME: Final = QUERIES["insert_dead_letter_outcome"]
+_ANNOUNCE_ACCOUNTS: Final = QUERIES["announce_accounts"]
 _DEQUEUE: Final = QUERIES["dequeue_dead_letter_order"]
 
 log = structlog.get_logger()
@@ -94,6 +95,8 @@ class DeadLetters:
         posting = await self._ledger.book(connection, [entry])
         if posting.dead:
             return posting.dead[0].reason
+        # Redis is told directly, too: the announcement is what its mark counts (meter.marks).
+        await connection.execute(_ANNOUNCE_ACCOUNTS, list(posting.accounts))
         metrics.count(posting)
         return ""
 

@@ -4,9 +4,9 @@ that was put back to a backup, or whose successor lacks the last commits.
   booked, per shard   entries of its stream that were dealt with (stream_positions.entries)
   passed on           rounds of announcements: grants, keys, plans, prices (projection_position.rounds)
 
-Each is told after its commit and read before the next transaction. So Postgres is never behind a mark, unless it is
-older than it was. A transaction that finds it so undoes itself, as its commit could hide it; the next look at the marks
-makes Redis forget (meter.projection_watch), and gateways tell their journals again.
+Each is told after its commit, and with all that Redis is told anew, and read before the next transaction. So Postgres
+is never behind a mark, unless it is older than it was. A transaction that finds it so undoes itself, as its end would
+hide it; the next look at the marks makes Redis forget (meter.projection_watch); gateways tell their journals again.
 """
 
 from typing import Any, Final
@@ -18,6 +18,7 @@ from meter.redis_link import Scripts
 from shared import ids, redis_keys
 
 _STREAM_ENTRIES: Final = QUERIES["stream_entries"]
+_ENTRIES_OF_SHARD: Final = QUERIES["entries_of_shard"]
 _PROJECTION_ROUNDS: Final = QUERIES["projection_rounds"]
 
 
@@ -55,6 +56,15 @@ class Marks:
 
     async def tell_passed_on(self, rounds: int) -> None:
         await self._scripts.run("mark", [(1, (redis_keys.PASSED_ON, rounds))])
+
+    async def tell_shard(self, pool: Any, shard: int) -> None:
+        """Before a shard is told anew what Postgres says: a Redis that has forgotten has lost its mark too. Raises
+        asyncpg's errors too."""
+        await self.tell_booked(shard, await pool.fetchval(_ENTRIES_OF_SHARD, shard) or 0)
+
+    async def tell_announcements(self, pool: Any) -> None:
+        """The same for keys and catalog."""
+        await self.tell_passed_on(await pool.fetchval(_PROJECTION_ROUNDS))
 
     async def restorations(self) -> int:
         """How often an older Postgres was noticed, since Redis began."""

@@ -86,6 +86,7 @@ class Projection:
             if behind:
                 log.error("accounts are behind", shard=shard, accounts=behind)
             await self.apply((), await self._stale.unposted(shard))
+        await self.marks.tell_shard(self._pool, shard)
         told = 0
         after = UUID(int=0)
         while True:

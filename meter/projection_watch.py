@@ -51,6 +51,7 @@ class ProjectionWatch:
         await self._look_for_restoration()
         run_id = (await server(self._client)).run_id
         if not self._published or not await self._client.exists(redis_keys.CATALOG_VERSION):
+            await self._marks.tell_announcements(self._pool)
             await self._projection.publish_keys()
             metrics.CATALOG_VERSION.set(await self._projection.publish_catalog())
             if self._restored:

@@ -122,6 +122,9 @@ RETURNING p.entries;
 -- name: stream_entries --
 SELECT shard, entries FROM sundial.stream_positions;
 
+-- name: entries_of_shard --
+SELECT entries FROM sundial.stream_positions WHERE shard = $1;
+
 -- Orders and expiry -------------------------------------------------------------------------------------------------
 
 -- name: queued_orders --

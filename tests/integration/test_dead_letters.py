@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared import ids, redis_keys
 from shared.events import encode
-from tests.harness.books import assert_books, until_quiet
+from tests.harness.books import assert_books, until, until_quiet
 from tests.harness.command import Office, office
 from tests.harness.messages import account_of, seen, used
 from tests.harness.servers import Database
@@ -64,8 +64,15 @@ async def test_a_letter_is_tried_again_until_it_is_booked(desk: Office, database
         owner: Any = await asyncpg.connect(database.url)
         await owner.execute("INSERT INTO sundial.directories VALUES ($1, 'elsewhere')", ELSEWHERE)
         await owner.close()
+        marks = desk.bench.projection.marks
+        before = await marks.passed_on()
         answer = await desk.ask("dead-letter", "requeue", letter["letter_id"])
         assert [one["outcome"] for one in answer["letters"]] == ["booked"]
+
+        async def marked() -> bool:
+            return await marks.passed_on() > before
+
+        await until(marked)
         shown = await desk.ask("account", "show", str(stranger))
         assert (shown["balance"], shown["unposted"]) == (-10_000, 0)
         answer = await desk.ask("dead-letter", "requeue", letter["letter_id"], code=1)

@@ -48,6 +48,19 @@ async def test_p7_marks_are_what_is_committed(meter: Bench) -> None:
     assert await marks.booked(SHARD) == 3
 
 
+async def test_p7_a_redis_that_forgot_is_told_its_marks(meter: Bench, database: Database) -> None:
+    """Else a Postgres that is put back before the next batch would not be noticed."""
+    await meter.pool.execute("INSERT INTO sundial.projection_queue (what) VALUES ('catalog')")
+    await meter.watch.pass_on()
+    passed_on = await meter.projection.marks.passed_on()
+    await meter.client.flushall()
+    await meter.watch.look()
+    assert await meter.projection.marks.passed_on() == passed_on > 0
+    await one_behind(database)
+    await meter.watch.look()
+    assert await meter.projection.marks.restorations() == 1
+
+
 async def test_p7_nothing_is_booked_that_would_hide_it(meter: Bench, database: Database, redis_url: str) -> None:
     """A batch larger than what was lost waits until Redis has been told anew; then it is booked."""
     await one_behind(database)
