@@ -4,14 +4,20 @@ import asyncio
 import base64
 import json
 import random
+from collections import Counter
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from gateway.guesses import GUESSES_MAX
+from tests.fault.test_clients_slow import resident_bytes
 from tests.harness.scripted_chain import ASK, STREAM, Scripted, answer_of, with_length
 
+GUESSERS = 16
+GUESSED = 3_000
+SERVED_S_MAX = 5.0
+GROWTH_BYTES_MAX = 8_000_000
 CANARY = "canário-4711-segredo"
 HOSTILE = (
     "'; DROP TABLE sundial.accounts; --",
@@ -56,6 +62,38 @@ async def test_a1_key_guessing(scripted: Scripted) -> None:
     lines = scripted.chain.stack.gateway.output.splitlines()
     assert sum('"refused"' in line for line in lines) <= GUESSES_MAX + 5
     await scripted.events(1)
+
+
+async def test_a1_guessing_without_end(scripted: Scripted) -> None:
+    """Guesses as fast as they are answered, over kept connections, while a user calls: none is let in or asks Redis,
+    each call of the user is served in its time, and the gateway's memory stays."""
+    well(scripted)
+    gateway = scripted.chain.stack.gateway
+    commands, before = await scripted.metric("sundial_gateway_redis_commands"), resident_bytes(gateway.pid)
+    answers: Counter[int] = Counter()
+    done = asyncio.Event()
+
+    async def guess(number: int) -> None:
+        async with scripted.chain.session("") as session:
+            while not done.is_set():
+                headers = {"Authorization": f"Bearer {scripted.secret[:-9]}{number:02d}{answers.total():07d}"}
+                async with session.get("/v1/models", headers=headers) as answer:
+                    answers[answer.status] += 1
+
+    async with asyncio.TaskGroup() as guessers:
+        for number in range(GUESSERS):
+            guessers.create_task(guess(number))
+        calls = 0
+        while answers.total() < GUESSED:
+            async with asyncio.timeout(SERVED_S_MAX):
+                assert (await scripted.call()).status == 200
+            calls += 1
+        done.set()
+    assert set(answers) == {401, 429}
+    assert answers[401] == GUESSES_MAX
+    assert await scripted.metric("sundial_gateway_redis_commands") - commands < 3 * calls + 60  # looks at the epochs
+    assert resident_bytes(gateway.pid) - before < GROWTH_BYTES_MAX
+    await scripted.events(calls)
 
 
 def _request(lines: bytes, body: bytes, start: bytes = b"POST /v1/chat/completions HTTP/1.1") -> bytes:
