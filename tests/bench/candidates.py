@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -22,7 +23,12 @@ from tests.harness.waiting import until
 
 START_S_MAX: Final = 600.0
 SETTLED_S_MAX: Final = 120.0
-PORTKEY: Final = "@portkey-ai/gateway@1.15.2"
+PORTKEY: Final = {
+    "private": True,
+    "dependencies": {"@portkey-ai/gateway": "1.15.2"},
+    # With a later server, which it takes by its range, Portkey answers every stream with 500 (`TypeError: immutable`).
+    "overrides": {"@hono/node-server": "1.13.8"},
+}
 _CREDIT: Final = "1000000000"
 
 _NGINX: Final = """
@@ -233,7 +239,8 @@ class Portkey(Candidate):
         self.headers = f"x-portkey-provider: openai\r\nx-portkey-custom-host: http://127.0.0.1:{upstream_port}/v1\r\n"
 
     def launch(self) -> None:
-        install = [tool("npm", "npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", PORTKEY]
+        (self.home / "package.json").write_text(json.dumps(PORTKEY), encoding="utf-8")
+        install = [tool("npm", "npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "--legacy-peer-deps"]
         subprocess.run(install, cwd=self.home, check=True, capture_output=True)
         script = self.home / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
         command = [tool("node", "nodejs"), str(script), f"--port={self.port}", "--headless"]
