@@ -39,9 +39,12 @@ def chat(request: Request) -> Ask:
 
 
 def responses(request: Request) -> Ask:
-    """An answer in the background would be fetched later, past the meter."""
+    """An answer in the background would be fetched later, past the meter; a prompt that the provider keeps may bring
+    tools along that are billed apart."""
     if flag(request, "background"):
         raise Refusal("invalid_field", field="background", reason="answers in the background cannot be metered")
+    if request.get("prompt") is not None:
+        raise Refusal("invalid_field", field="prompt", reason="the tools of a stored prompt cannot be seen here")
     _refuse_unmetered_tools(request)
     return Ask(
         model=model(request),

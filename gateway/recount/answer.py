@@ -34,9 +34,6 @@ _CALL_DELTAS: Final = ("response.function_call_arguments.delta", "response.custo
 _CALL_ITEMS: Final = ("function_call", "custom_tool_call")
 
 
-_PLAIN_DELTA: Final = frozenset(("content", "refusal", "role"))
-
-
 class Part:
     """One run of text: the content of a choice, a refusal, a thought, or the arguments of a call with its name."""
 
@@ -99,33 +96,20 @@ class Answer:
         else:
             self._choices(body, "message")
 
+    def take_text(self, index: int, text: str, finish_reason: str | None) -> None:
+        """An event of a chat that holds one piece of text."""
+        number = _number(index, 0)
+        self._say("text", number, 0, text)
+        self._end(number, finish_reason)
+
     def _choices(self, event: Event, said: str) -> None:
-        choices = event.get("choices")
-        if said == "delta" and type(choices) is list and len(choices) == 1 and self._plain_delta(choices[0]):
-            return
-        for at, choice in enumerate(_mappings(choices)):
+        for at, choice in enumerate(_mappings(event.get("choices"))):
             number = _number(choice.get("index"), at)
             self._say("text", number, 0, choice.get("text"))
             message = choice.get(said)
             if isinstance(message, Mapping):
                 self._message(number, message)
             self._end(number, choice.get("finish_reason"))
-
-    def _plain_delta(self, choice: object) -> bool:
-        """The usual event of a stream, a piece of text and nothing else, without looking for all that might be there.
-        False: there may be more."""
-        if type(choice) is not dict or "text" in choice:
-            return False
-        delta = choice.get("delta")
-        if type(delta) is not dict or not delta.keys() <= _PLAIN_DELTA or delta.get("refusal") is not None:
-            return False
-        content = delta.get("content")
-        if type(content) is not str:
-            return False
-        number = _number(choice.get("index"), 0)
-        self._say("text", number, 0, content)
-        self._end(number, choice.get("finish_reason"))
-        return True
 
     def _message(self, choice: int, message: Event) -> None:
         content = message.get("content")
@@ -232,9 +216,10 @@ class Answer:
 
     def _part(self, kind: str, number: int, within: int) -> Part | None:
         key = (kind, number, within)
-        if key not in self.parts and len(self.parts) >= PARTS_MAX:
-            return None
-        return self.parts.setdefault(key, Part())
+        part = self.parts.get(key)
+        if part is None and len(self.parts) < PARTS_MAX:
+            part = self.parts[key] = Part()
+        return part
 
 
 def _mappings(value: object) -> Iterable[Event]:

@@ -42,6 +42,28 @@ UNREAD_PER_TOKEN: Final = 4
 _BOM: Final = b"\xef\xbb\xbf"
 
 
+class _Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    content: str
+    role: str | None = None
+    refusal: None = None
+
+
+class _Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    delta: _Delta
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    """The usual event of a chat: one piece of text, and nothing else of the answer."""
+
+    choices: tuple[_Choice]
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
 class Ending(msgspec.Struct, frozen=True):
     """What an answer that came to its end bills beside its texts: recipients, channels, the final mark. In tokens."""
 
@@ -98,12 +120,18 @@ class Transcript(Answer):
         if not self._begun:
             data = data.removeprefix(_BOM)
             self._begun = len(data) >= len(_BOM)
-        start = 0
-        if not self._is_json(data):
+        if self._is_json(data):
+            self._rest = data
+        elif b"\r" not in data:
+            *lines, self._rest = data.split(b"\n")
+            for line in lines:
+                self._line(line)
+        else:
+            start = 0
             while (end := _line_end(data, start)) >= 0:
                 self._line(data[start:end])
                 start = end + 1
-        self._rest = data[start:] if start else data
+            self._rest = data[start:]
         if len(self._rest) > EVENT_BYTES_MAX:
             self._rest = b""
             self._skipping = True
@@ -180,7 +208,7 @@ class Transcript(Answer):
         """
         if self._skipping:
             self._skipping = False
-        elif not line.strip():
+        elif not line or not line.strip():
             self._event()
             self._data.clear()
         elif line.startswith(b"data:"):
@@ -190,13 +218,24 @@ class Transcript(Answer):
 
     def _event(self) -> bool:
         """Takes the event that the data gathered so far is, if it is one."""
-        event = _decode(b"\n".join(self._data))
-        if event is None:
-            return False
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         before = self.text_bytes
-        self.take_event(event)
+        if not (self.family == "chat" and self._take_chunk(data)):
+            event = _decode(data)
+            if event is None:
+                return False
+            self.take_event(event)
         self._events += 1
         self._spoken += self.text_bytes > before
+        return True
+
+    def _take_chunk(self, data: bytes) -> bool:
+        """Takes a usual event without building what nobody reads of it. False: it may be another one."""
+        try:
+            choice = _decode_chunk(data).choices[0]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        self.take_text(choice.index, choice.delta.content, choice.finish_reason)
         return True
 
 

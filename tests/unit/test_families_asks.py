@@ -78,6 +78,7 @@ def test_a_model_must_be_named(one: Family) -> None:
         ("/responses", "stream", [1, "true"]),
         ("/responses", "max_output_tokens", [0, -1, 1.5, "9", True]),
         ("/responses", "background", [True, 1, "no"]),
+        ("/responses", "prompt", [{"id": "pmpt_1"}, {}, "pmpt_1"]),
         ("/completions", "n", [0, 129, "2"]),
         ("/completions", "best_of", [0, 129, 2.0]),
         ("/completions", "max_tokens", [0, "9"]),
