@@ -1,7 +1,6 @@
 """The faults of the swarm: each method breaks one part, holds it so for a while, and heals it again."""
 
 import asyncio
-import contextlib
 import random
 import signal
 import time
@@ -18,7 +17,7 @@ from deploy.embedded import EmbeddedRedis, EmbeddedServerError
 from tests.harness.own_postgres import DATABASE, OwnPostgres
 from tests.harness.postgres_proxy import Fate, PostgresProxy
 from tests.harness.proxy import Proxy
-from tests.harness.stack import Program
+from tests.harness.stack import Program, ProgramError
 from tests.harness.waiting import until
 from tests.swarm.plan import Step
 
@@ -128,9 +127,11 @@ class Faults:
     async def _launch(self, program: Program) -> None:
         """Up again, and working if the rest of the swarm lets it: else nothing would ever run long enough to break."""
         program.launch()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(UP_S_MAX):
                 await program.until_ready()
+        except (TimeoutError, ProgramError):  # whichever limit ran out first
+            assert program.alive, f"{program.name} did not start:\n{program.output[-2000:]}"
 
     async def _pause(self, program: Program, hold_s: float) -> None:
         program.signal(signal.SIGSTOP)
