@@ -105,8 +105,9 @@ async def _run(running: _Swarm, faults: Faults, seed: int, seconds: float, steps
         await _ready(program)
     faults.note("both are ready")
     by_name = {client.user: client for client in clients}
-    for user in sorted({one.user for one in crowd.seen if one.status} | by_name.keys()):
-        # Everybody: where Redis forgot a newcomer before the meter knew of it, its next call brings the allowance.
+    for user in sorted({one.user for one in crowd.seen} | by_name.keys()):
+        # Everybody, also who never had an answer: where Redis forgot a newcomer before the meter knew of it, only its
+        # next call brings the allowance.
         await _answered(chain, crowd, by_name[user.partition(".")[0]], user)
     seen = crowd.seen
     faults.note("calls succeed")
