@@ -259,7 +259,7 @@ async def test_u9_compressed_though_nobody_asked(scripted: Scripted) -> None:
     ]
     for number, (encoding, body, asks, said) in enumerate(cases):
         more = f"content-encoding: {encoding}\r\n"
-        sse = SSE[:-2] + more.encode() + b"\r\n" + chunked(body) + END
+        sse = SSE[:-2] + more.encode() + b"\r\n" + chunked(body, 16) + END
         scripted.says(sse if asks is STREAM else with_length(body, more=more))
         got = await scripted.call(asks, decompress=False)
         assert (got.status, got.clean, got.headers["content-encoding"]) == (200, True, encoding), number
