@@ -179,20 +179,6 @@ async def test_u6_usage_of_every_kind(scripted: Scripted) -> None:
         assert booked["charge_mc"] > 0, number
 
 
-async def test_u6_usage_behind_the_end(scripted: Scripted) -> None:
-    """Usage that comes after [DONE], by itself: it is waited for, and is what counts."""
-
-    async def late(peer: Peer) -> None:
-        await peer.say(SSE + chunked(EVENTS + STOP + DONE))
-        await peer.say(chunked(event([], usage_of(9, 21))) + END)
-
-    for _ in range(3):
-        scripted.plays(late)
-        assert (await scripted.call(STREAM)).clean
-        [booked] = await scripted.events(1)
-        assert (booked["outcome"], booked["evidence"], booked["tokens_out"]) == ("complete", "provider", 21)
-
-
 def _u7_bodies() -> dict[str, bytes]:
     bodies = {
         f"{name} {style}": wire(lines, STYLES[style])
