@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import pydantic_core
 
 from gateway.recount.answer import Answer, Key, Part
 from gateway.recount.foreign import Foreign, foreign_of
@@ -189,10 +190,10 @@ class Transcript(Answer):
         return not self._events and not self._skipping and data.lstrip()[:1] == b"{"
 
     def _read_json(self) -> int:
-        """Reads the answer where it is one JSON object; bytes that could not be read, for it was cut."""
+        """Reads the answer where it is one JSON object, as far as it came; bytes that could not be read."""
         if not self._is_json(self._rest):
             return 0
-        body = _decode(self._rest)
+        body = _decode(self._rest) or _decode_cut(self._rest)
         if body is None:
             self.flags.add("estimated")
             return len(self._rest)
@@ -296,3 +297,12 @@ def _line_end(data: bytes, start: int) -> int:
     end = data.find(b"\n", start)
     lone = data.find(b"\r", start, end if end >= 0 else len(data) - 1)
     return lone if lone >= 0 and lone + 1 != end else end
+
+
+def _decode_cut(data: bytes) -> Mapping[str, Any] | None:
+    """What came of an object that was cut: a text that was begun ends where it was cut."""
+    try:
+        body = pydantic_core.from_json(data, allow_partial="trailing-strings")
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None

@@ -226,13 +226,6 @@ def test_whole_answers(family: str, body: Event, tokens: int) -> None:
     assert transcript.count("gpt-4o").tokens == transcript.count("gpt-4o").tokens == tokens
 
 
-def test_a_json_answer_that_was_cut_is_estimated() -> None:
-    """Half a JSON answer cannot be read; its size is the estimate, and the flag says so."""
-    raw = json.dumps({"choices": [{"message": {"content": TEXT * 9}}]}).encode()
-    recount = count_completion("chat", "gpt-4o", raw[:400])
-    assert recount == Recount(100, ("estimated",))
-
-
 def test_what_an_ended_answer_bills_beside_its_text() -> None:
     """A call that came to its end costs seven tokens more, several their wrapper, a forced one no name."""
     made = [call(0, "ver_saldo", "{}")]
@@ -392,3 +385,24 @@ def test_lines_of_one_event_are_limited() -> None:
     """Data spread over endless lines is given up, and the next event is read."""
     raw = b"data: {\n" * (completion.EVENT_LINES_MAX * 3) + b"\n" + stream([delta(content="Olá")])
     assert count_completion("chat", "gpt-4o", raw).tokens == length("Olá")
+
+
+def test_a_whole_answer_that_is_cut_counts_the_text_that_came() -> None:
+    """At every byte of it: never its frame, nor what was to come."""
+    text = "Um relógio de sol: a sombra diz as horas."
+    message = {"role": "assistant", "content": text}
+    answer = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    raw = json.dumps(answer, ensure_ascii=False).encode()
+    start = raw.index(text.encode())
+    for cut in range(1, len(raw) + 1):
+        came = raw[start:cut][: len(text.encode())].decode(errors="ignore") if cut > start else ""
+        counted = count_completion("chat", "gpt-4o", raw[:cut])
+        assert counted.tokens == length(came), cut
+        assert not counted.flags
+
+
+def test_what_is_no_answer_at_all_is_estimated() -> None:
+    """An object that cannot be read is sized, and says so."""
+    counted = count_completion("chat", "gpt-4o", b'{"choices": nonsense ' + b"x" * 400)
+    assert counted.tokens > 50
+    assert "estimated" in counted.flags
