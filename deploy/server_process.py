@@ -171,12 +171,17 @@ class ServerProcess(ABC):
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing is answered."""
-        for pid in (self.pid, *children_of(self.pid)):
-            os.kill(pid, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        for pid in (self.pid, *children_of(self.pid)):
-            os.kill(pid, signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """To the server and its children, which may end while they are counted: a dump that is written, a worker."""
+        os.kill(self.pid, number)
+        for pid in children_of(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def log_tail(self) -> str:
         """The last lines of the log, for a person."""
