@@ -1,5 +1,6 @@
 """A disk of a few megabytes that a test can fill: a tmpfs, which only root may mount."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ class Disk:
 @contextmanager
 def mounted(folder: Path, size_bytes: int) -> Iterator[Disk]:
     """A disk of this size at `folder`, for as long as the block; skips the test where none may be mounted."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=755", "tmpfs", str(folder)]
     if subprocess.run(mount, check=False).returncode:
