@@ -94,7 +94,6 @@ class Relay:
         self._overhead = 0
         self._see_at = 0
         self.bytes_in = 0
-        self.bytes_out = 0
         self.first_byte_s = 0.0
         self.last_byte_s = self._started_s = self._loop.time()
         self.complete = False
@@ -168,7 +167,6 @@ class Relay:
         that outlives it."""
         if not data or self._client is None or self._client.is_closing():
             return
-        self.bytes_out += len(data)
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
