@@ -93,8 +93,9 @@ async def lock(connection: Any, account_ids: Collection[UUID]) -> tuple[dict[UUI
             mode=mode,
         )
     now_us = await connection.fetchval(_READ_CLOCK)
+    # Of those that are locked: another meter may have opened one since, and it is then locked and read once more.
     for account_id, grant_id, remaining_mc, priority, seq, expires_at_us in await connection.fetch(
-        _OPEN_GRANTS, wanted
+        _OPEN_GRANTS, list(accounts)
     ):
         accounts[account_id].grants.append(
             OpenGrant(

@@ -10,7 +10,7 @@ import pytest
 from meter import books
 from meter import database as connections
 from meter.ledger import PoisonedStreamError
-from meter.posting import DeadLetter
+from meter.posting import DeadLetter, Posting
 from meter.queries import QUERIES
 from shared import ids
 from tests.harness.books import assert_books
@@ -156,6 +156,26 @@ async def test_two_meters_book_the_same_batch_once(meter: Bench, database: Datab
     postings = await asyncio.gather(*(meter.ledger.post(0, batch) for _ in range(4)))
     assert sum(one.booked for one in postings) == 41
     assert await balance(meter, "ana") == 10**6 - 40_000
+    await settled(meter, database, redis_url)
+
+
+async def test_an_account_that_another_meter_opens_meanwhile_is_booked_on(
+    meter: Bench, database: Database, redis_url: str
+) -> None:
+    """Between the locks and the grants that a meter asks for, another one may open the account and grant credit."""
+    batch = entries([seen("ana", 10**6), used("ana", 1)])
+
+    class Overtaken(_Counting):
+        async def fetchval(self, query: str, *parameters: Any) -> Any:
+            if query == QUERIES["read_clock"] and not first:
+                first.append(await meter.ledger.post(0, batch))
+            return await self._connection.fetchval(query, *parameters)
+
+    first: list[Posting] = []
+    async with meter.pool.acquire() as connection, connection.transaction():
+        second = await meter.ledger.book(Overtaken(connection), batch)
+    assert [(one.booked, one.repeated) for one in (*first, second)] == [(2, 0), (0, 2)]
+    assert await balance(meter, "ana") == 10**6 - 2_000
     await settled(meter, database, redis_url)
 
 
