@@ -27,6 +27,12 @@ LOCK_TIMEOUT_S: Final = 15.0
 """Seconds to wait for an earlier server on the same data to end."""
 PORT_TRIES: Final = 5
 """How often a free port is chosen again when somebody else takes it first."""
+FREE_PORT_TRIES: Final = 200
+"""How many ports are tried for one that is free."""
+LISTENING_PORT_MIN: Final = 15_000
+"""The lowest port that is chosen where none is asked for."""
+LISTENING_PORTS_MIN: Final = 1_000
+"""Fewer ports than these are not worth choosing among."""
 POLL_S: Final = 0.02
 LOG_TAIL_LINES: Final = 12
 """Lines of a server's log that an error repeats."""
@@ -44,10 +50,28 @@ class PortTakenError(EmbeddedServerError):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on, kept for a minute for whoever binds it with SO_REUSEADDR.
+
+    Servers bind so, and this function and the kernel do not: a connection that we closed first leaves the port in
+    TIME_WAIT. It lies below those the kernel gives to connections, so that none has it while its server is restarted.
+    Raises EmbeddedServerError where FREE_PORT_TRIES do not find one.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        with socket.socket() as listener, socket.socket() as caller, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", _any_port()))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next one, not for ourselves
+            listener.listen(1)
+            caller.connect(listener.getsockname())
+            listener.accept()[0].close()
+            return int(listener.getsockname()[1])
+    raise EmbeddedServerError("no free port of 127.0.0.1 was found; end other servers or name a port")
+
+
+def _any_port() -> int:
+    """One that no connection gets by itself; 0, which is any, where the kernel leaves too few of them."""
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    ports = range(LISTENING_PORT_MIN, int(outgoing[0]))
+    return secrets.choice(ports) if len(ports) >= LISTENING_PORTS_MIN else 0
 
 
 def port_is_free(port: int) -> bool:

@@ -79,10 +79,9 @@ class Program:
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with client.get(self.url("/readyz"), timeout=aiohttp.ClientTimeout(total=2)) as answer:
-                        if (answer.status == 200) is ready:
+                        if (answer.status == 200) is ready and self.alive:
                             return
-                assert self._process is not None
-                if self._process.poll() is not None or time.monotonic() > until:
+                if not self.alive or time.monotonic() > until:
                     raise ProgramError(f"{self.name} did not become {'ready' if ready else 'unready'}:\n{self.output}")
                 await asyncio.sleep(POLL_S)
 
