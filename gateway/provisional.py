@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from shared.pricing import PricedModel
+from shared.pricing import PricedModel, provisional
 from shared.settings import GatewaySettings
 from shared.units import NANO_PER_USD
 
@@ -16,8 +16,7 @@ def provisional_model(settings: GatewaySettings) -> PricedModel | None:
         return None
     assert settings.provisional_input_usd is not None
     assert settings.provisional_output_usd is not None
-    rates = {"input": _rate(settings.provisional_input_usd), "output": _rate(settings.provisional_output_usd)}
-    return PricedModel(model="", rates=rates)
+    return provisional(_rate(settings.provisional_input_usd), _rate(settings.provisional_output_usd))
 
 
 def _rate(usd_per_million: Decimal) -> int:

@@ -49,9 +49,9 @@ def usage_event(
     """The event of `call`, priced by the model that answered.
 
     Cases: the answering model has a price; only the model asked for has one (flag `answer_unpriced`); neither has one
-    (flag `provisional`, and no name that it is priced as); the rate table cannot express this usage (flag `unpriced`:
-    charged for the rest until it is corrected). `catalog` may be newer than the one that the call was admitted with:
-    the event names the version of the price that it was priced with.
+    (flags that say so and at which rates, and no name that it is priced as); the rate table cannot express this usage
+    (flag `unpriced`: charged for the rest until it is corrected). `catalog` may be newer than the one that the call was
+    admitted with: the event names the version of the price that it was priced with.
     """
     flags = counted.flags
     rates = call.rates
@@ -60,7 +60,7 @@ def usage_event(
     if answered is None:
         answered, price_version = rates.model, rates.price_version
         if answered == catalog.provisional:
-            flags = flags if counted.evidence == "none" else (*flags, "provisional")
+            flags = flags if counted.evidence == "none" else (*flags, *pricing.provisional_flags(answered))
         elif facts.model:
             flags = (*flags, "answer_unpriced")
     # The tier that the answer names counts. Where it names none, the one asked for may not have been served: it counts

@@ -28,6 +28,8 @@ WAITING_MAX: Final = 16
 TEXT_BYTES_MAX: Final = 2 * 1024 * 1024
 """Request and answer of a call that is counted; a larger one is passed over."""
 FAMILIES: Final = ("chat", "responses", "completions", "messages")
+UNTRUE: Final = frozenset({"by_proxy", "absurd", "inconsistent"})
+"""Flags of a usage (shared.usage_rules) that may not be the provider's count, or was clamped."""
 
 log = structlog.get_logger()
 
@@ -45,9 +47,13 @@ class Shadow:
         """Count a closed call later, or not at all: never waits, never raises. What it is given is its own from here.
 
         Passed over: other families, calls without the provider's usage, and all but the sample; of that, with a metric,
-        calls of which not all text was kept, large ones, and those for which there is no room.
+        calls whose usage is no truth to compare with, those of which not all text was kept, large ones, and those for
+        which there is no room.
         """
         if counted.evidence != "provider" or call.family.name not in FAMILIES or self._draw() >= self._sample:
+            return
+        if not UNTRUE.isdisjoint(counted.flags):
+            metrics.RECOUNTS_SKIPPED.labels("untrue").inc()
             return
         raw = tap.take_raw() if isinstance(tap, SseTap) else tap.body
         whole = not tap.raw_full if isinstance(tap, SseTap) else bool(raw)

@@ -14,12 +14,12 @@ import msgspec
 from meter import checkpoints
 from meter.audit_chain import audit_chains
 from meter.audit_projection import audit_projection
-from meter.posting import FLAG_UNPRICED, Tariff, is_provisional, recompute
+from meter.posting import FLAG_UNPRICED, Tariff, recompute
 from meter.prices import PriceBook
 from meter.tariffs import rate_cards
 from meter.violation import Violation
 from shared import sql
-from shared.pricing import Charge
+from shared.pricing import Charge, is_provisional
 from shared.usage import Usage
 
 RULES: Final = sql.parse((Path(__file__).parent / "sql" / "audit.sql").read_text(encoding="utf-8"))
@@ -82,7 +82,8 @@ async def _check_charges(connection: Any) -> list[Violation]:
     async def computed(row: Any, priced_as: str, version: int) -> Charge | None:
         tariff = Tariff(models={version: await prices.load(connection, version)}, cards=cards)
         usage = _decode_usage(row["usage"])
-        return recompute(tariff, usage, row["evidence"], priced_as, version, row["card"], row["service_tier"])
+        evidence, card, service_tier, flags = row["evidence"], row["card"], row["service_tier"], row["flags"]
+        return recompute(tariff, usage, evidence, priced_as, version, card, service_tier, flags)
 
     found: list[Violation] = []
     async for row in connection.cursor(_RECORDS, prefetch=_EVENT_PAGE_ROWS):
@@ -99,7 +100,8 @@ async def _check_charges(connection: Any) -> list[Violation]:
 def _wrong_charge(row: Any, charged: Charge | None) -> str:
     if wrong := wrong_booking(row, charged):
         return wrong
-    if charged is None:
+    for_now = row["evidence"] != "none" and is_provisional(row["priced_as"], row["flags"])
+    if charged is None or for_now:
         if row["superseded"]:
             return "waits for a price that is asked for no more" if row["waiting"] else ""
         if row["waiting"] is (row["corrected_version"] is not None):

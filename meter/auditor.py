@@ -169,6 +169,7 @@ class Auditor:
                     version,
                     card,
                     record["service_tier"],
+                    record["flags"],
                 )
                 if detail := wrong_booking(record, charged):
                     self._tell(CHARGES, account_id, f"event {record['event_id']} {detail}")

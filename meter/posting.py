@@ -26,15 +26,13 @@ from meter.correction_posting import book_correction
 from meter.usage_rows import Judged, late_row, usage_row
 from shared import ids, redis_keys
 from shared.events import AccountSeen, StreamMessage, UsageEvent
-from shared.pricing import Charge, PricedModel, RateCard
+from shared.pricing import Charge, PricedModel, RateCard, is_provisional, provisional_of
 from shared.pricing import charge as price
 from shared.units import MC_MAX
 from shared.usage import Evidence, Usage
 
 FLAG_UNPRICED: Final = "unpriced"
 """The meter has no rates for the event: booked at the gateway's charge."""
-FLAG_PROVISIONAL: Final = "provisional"
-"""The gateway knew no price and charged the operator's provisional one: booked so, for nobody can compute it again."""
 FLAG_CHARGE_DIFFERS: Final = "charge_differs"
 """The gateway had counted another charge than the one that is booked."""
 FLAG_OFF_TIME: Final = "off_time"
@@ -132,18 +130,20 @@ class Posting(msgspec.Struct):
         self.reported.setdefault(account_id, []).append(redis_keys.unposted_field(event_id, lost=lost))
 
 
-def is_provisional(priced_as: str, flags: Collection[str]) -> bool:
-    """Whether an event was charged the provisional price. An event that names a price is held to it."""
-    return not priced_as and FLAG_PROVISIONAL in flags
-
-
 def recompute(
-    tariff: Tariff, usage: Usage, evidence: Evidence, priced_as: str, version: int, card: str, service_tier: str
+    tariff: Tariff,
+    usage: Usage,
+    evidence: Evidence,
+    priced_as: str,
+    version: int,
+    card: str,
+    service_tier: str,
+    flags: Collection[str] = (),
 ) -> Charge | None:
     """The charge that the books must show, from what an event says of itself; None where there are no rates for it."""
     if evidence == "none":
         return _NO_CHARGE
-    model = tariff.models.get(version, {}).get(priced_as)
+    model = tariff.models.get(version, {}).get(priced_as) or provisional_of(priced_as, flags)
     rate_card = tariff.cards.get(card)
     if model is None or rate_card is None:
         return None
@@ -222,13 +222,13 @@ def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> 
     """Raises UnbookableError where its charge is out of bounds."""
     flags = event.flags
     charged = recompute(
-        tariff, event.usage, event.evidence, event.priced_as, event.price_version, event.card, event.service_tier
+        tariff, event.usage, event.evidence, event.priced_as, event.price_version, event.card, event.service_tier, flags
     )
+    for_now = event.evidence != "none" and is_provisional(event.priced_as, flags)
+    posting.provisional += for_now
     if charged is None:
         charge_mc, cost_nano = event.charge_mc, event.cost_nano
-        if is_provisional(event.priced_as, flags):
-            posting.provisional += 1
-        else:
+        if not for_now:
             flags = _with(flags, FLAG_UNPRICED)
             posting.unpriced += 1
     else:
@@ -248,7 +248,7 @@ def _judge(posting: Posting, event: UsageEvent, tariff: Tariff, now_us: int) -> 
         posting.off_time += 1
     if not 0 <= charge_mc <= MC_MAX:
         raise UnbookableError(f"charge of {charge_mc} mc is out of bounds")
-    return Judged(charge_mc, cost_nano, flags, started_at_us, settled_at_us, charged is None)
+    return Judged(charge_mc, cost_nano, flags, started_at_us, settled_at_us, for_now or charged is None)
 
 
 def _note_price(posting: Posting, account: Account, event: UsageEvent, judged: Judged, *, late: bool) -> None:

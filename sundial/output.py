@@ -9,6 +9,8 @@ from uuid import UUID
 
 import click
 
+from shared.pricing import FLAG_RATES
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -47,6 +49,11 @@ def console() -> "Console":
 def clean(text: Any) -> str:
     """A text without characters that a terminal would obey: names come from users."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in str(text))
+
+
+def flags(names: Iterable[str]) -> list[str]:
+    """The flags of an event that a person reads: without the rates, which a receipt shows line by line."""
+    return [name for name in names if not name.startswith(FLAG_RATES)]
 
 
 def print_rich(*things: "RenderableType") -> None:

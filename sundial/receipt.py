@@ -1,7 +1,7 @@
 """The receipt of one charge: what was counted and how, at which rates, and what paid it."""
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -9,15 +9,25 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from shared.pricing import Line, PricedModel, RateCard, charge, decimal_text, explain
+from shared.pricing import Line, PricedModel, RateCard, charge, decimal_text, explain, provisional_of
 from shared.usage import Usage
 from sundial import output
 from sundial.database import statements
 from sundial.problems import NegativeError
 from sundial.words import Language
 
-RATE_UNITS = 1_000_000
+RATE_UNITS: Final = 1_000_000
 """Rates are shown per so many units, as providers publish them."""
+PROVISIONAL: Final = "provisional"
+"""The source of a price that the operator set for models that have none."""
+
+
+class Priced(NamedTuple):
+    """What a charge is explained by."""
+
+    model: PricedModel
+    card: RateCard
+    source: str
 
 
 async def read(db: Any, event_id: UUID, account_id: UUID | None) -> dict[str, Any]:
@@ -29,15 +39,29 @@ async def read(db: Any, event_id: UUID, account_id: UUID | None) -> dict[str, An
     draws = await db.fetch(sql["draws_of_transfer"], event["account_id"], event_id)
     late = await db.fetchrow(sql["late_record"], event["account_id"], event_id)
     corrections = await db.fetch(sql["corrections_of_event"], event["account_id"], event_id)
-    price = _priced_last(corrections) or event
-    priced = await db.fetchrow(sql["priced_by"], price["price_version"], price["priced_as"], (late or event)["card"])
-    return receipt(event, late, draws, corrections, priced)
+    return receipt(event, late, draws, corrections, await _priced(db, late or event, _priced_last(corrections)))
 
 
-def receipt(event: Any, late: Any, draws: Any, corrections: Any, priced: Any) -> dict[str, Any]:
+async def _priced(db: Any, record: Any, correction: Any) -> Priced | None:
+    """By the price that came last, or the operator's provisional rates; None where there are no rates."""
+    sql = statements()
+    price = correction or record
+    found = await db.fetchrow(sql["priced_by"], price["price_version"], price["priced_as"], record["card"])
+    if found is not None:
+        model = msgspec.json.decode(found["model"], type=PricedModel)
+        return Priced(model, msgspec.json.decode(found["card"], type=RateCard), found["source"])
+    stand_in = provisional_of(price["priced_as"], record["flags"])
+    card = await db.fetchval(sql["rate_card"], record["card"])
+    if stand_in is None or card is None:
+        return None
+    return Priced(stand_in, msgspec.json.decode(card, type=RateCard), PROVISIONAL)
+
+
+def receipt(event: Any, late: Any, draws: Any, corrections: Any, priced: Priced | None) -> dict[str, Any]:
     """`lines` are the kinds that were billed; `recomputed` is what they come to, rounded once, or None where the event
-    has no rates (then its charge is the gateway's). Where a price has come since, both are by that price, and `due`,
-    the charge with its corrections, is what they must come to.
+    has no rates (then its charge is the gateway's). They are by the price of the model, before it has come by the
+    operator's provisional rates. Where a price has come since, both are by that price, and `due`, the charge with its
+    corrections, is what they must come to.
 
     What is told of the call is what `late` says, the record that its gateway wrote after it had been booked as lost, if
     there is one; then `booked_first` has what had been booked. `charge` is always that of the first booking."""
@@ -46,10 +70,8 @@ def receipt(event: Any, late: Any, draws: Any, corrections: Any, priced: Any) ->
     lines: list[Line] = []
     recomputed = None
     if priced is not None and record["evidence"] != "none":
-        model = msgspec.json.decode(priced["model"], type=PricedModel)
-        card = msgspec.json.decode(priced["card"], type=RateCard)
-        lines = explain(usage, model, card, record["service_tier"])
-        recomputed = charge(usage, model, card, record["service_tier"]).charge_mc
+        lines = explain(usage, priced.model, priced.card, record["service_tier"])
+        recomputed = charge(usage, priced.model, priced.card, record["service_tier"]).charge_mc
     plain = (
         "event_id", "account_id", "external_id", "directory", "key_id", "key_hint", "key_name", "family", "model_asked",
         "stream", "started_at", "recorded_at", "conversation", "message", "purpose", "seq",
@@ -72,7 +94,7 @@ def receipt(event: Any, late: Any, draws: Any, corrections: Any, priced: Any) ->
         "upstream_cost_nano": record["upstream_cost_nano"],
         "hold": record["hold_mc"],
         "balance_after": event["balance_after_mc"],
-        "price_source": priced["source"] if priced else None,
+        "price_source": priced.source if priced else None,
         "lines": [_line(line) for line in lines],
         "draws": [
             {
@@ -148,10 +170,10 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
                 (say("account"), f"{page['external_id']} · {page['directory']}"),
                 (say("when"), f"{say.moment(page['started_at'].astimezone(zone))} · {say.count(round(elapsed_ms))} ms"),
                 (say("model"), f"{model} · {page['family']}"),
-                (say("prices"), _prices(page)),
+                (say("prices"), _prices(page, say)),
                 (say("card"), page["card"]),
                 (say("evidence"), say(f"evidence.{page['evidence']}")),
-                (say("outcome"), " · ".join((say(f"outcome.{page['outcome']}"), *page["flags"]))),
+                (say("outcome"), " · ".join((say(f"outcome.{page['outcome']}"), *output.flags(page["flags"])))),
                 (say("hold"), say.credits(page["hold"])),
                 *([(say("booked_first"), _first(page["booked_first"], say))] if page["booked_first"] else ()),
             ],
@@ -192,8 +214,10 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
     return shown
 
 
-def _prices(page: dict[str, Any]) -> str:
+def _prices(page: dict[str, Any], say: Language) -> str:
     """The price version that the lines are by, and the model whose price it is."""
+    if page["price_source"] == PROVISIONAL:
+        return say("provisional")
     price = _priced_last(page["corrections"]) or page
     return f"{price['price_version']} · {page['price_source'] or '?'} · {price['priced_as'] or '?'}"
 

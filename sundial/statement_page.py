@@ -102,8 +102,8 @@ def _row(entry: dict[str, Any], say: Language, zone: ZoneInfo) -> list[Any]:
         details = entry["model"]
         if entry["outcome"] != "complete":
             details += " · " + say(f"outcome.{entry['outcome']}")
-        if entry["flags"]:
-            details += f" · {', '.join(entry['flags'])}"
+        if flags := output.flags(entry["flags"]):
+            details += f" · {', '.join(flags)}"
     if "evidence" in entry:
         if entry["evidence"] != "provider":
             what += f" ({say('estimated')})"

@@ -1,7 +1,8 @@
 """From usage to money, exactly: what a model costs, what a rate card makes of it, and under which name a price stands.
 
 Pure integers: no float, no clock, no I/O. Gateway and meter run the same code, so that what the gateway counts as
-unposted is what the meter books. `model` has the shapes, `charging` the arithmetic, `names` the look-up.
+unposted is what the meter books. `model` has the shapes, `charging` the arithmetic, `names` the look-up,
+`provisional` what stands for a price that is missing.
 """
 
 from shared.pricing.charging import PLAIN_IN, PLAIN_OUT, charge, decimal_text, explain, hold_mc, hold_price, upper_rate
@@ -23,10 +24,12 @@ from shared.pricing.model import (
     rate_of,
 )
 from shared.pricing.names import resolve
+from shared.pricing.provisional import FLAG_RATES, is_provisional, provisional, provisional_flags, provisional_of
 
 __all__ = [
     "EXTRAS",
     "FALLBACKS",
+    "FLAG_RATES",
     "KINDS",
     "MEASURES",
     "PLAIN_IN",
@@ -46,6 +49,10 @@ __all__ = [
     "explain",
     "hold_mc",
     "hold_price",
+    "is_provisional",
+    "provisional",
+    "provisional_flags",
+    "provisional_of",
     "rate_of",
     "resolve",
     "upper_rate",

@@ -29,6 +29,9 @@ LEFT JOIN corrections c ON c.account_id = t.account_id AND c.transfer_id = t.tra
 WHERE t.account_id = $1 AND t.link_id = $2
 ORDER BY t.seq
 
+-- name: rate_card --
+SELECT definition::text FROM rate_cards WHERE card = $1
+
 -- name: priced_by --
 SELECT p.definition::text AS model, c.definition::text AS card, v.source, v.created_at
 FROM price_versions v

@@ -17,6 +17,7 @@ PROVISIONAL = {
     "SUNDIAL_PROVISIONAL_OUTPUT_USD": "10",
     "SUNDIAL_RECOUNT_SAMPLE": "1",
 }
+RATES = "provisional_rates:2500000000/10000000000"
 INPUT_MC, OUTPUT_MC = 2_500, 10_000
 """Millicredits a token at the provisional price, under the card cost@1."""
 
@@ -56,7 +57,12 @@ async def test_a_provisional_charge_is_corrected_when_the_price_comes(admitting:
     asked = [(served.prompt_tokens, served.sent_tokens) for served in chain.upstream.served]
     booked = [read * INPUT_MC + written * OUTPUT_MC for read, written in asked]
     assert [entry["amount"] for entry in entries] == [-mc for mc in booked]
-    assert all(entry["flags"] == ["provisional"] for entry in entries)
+    assert all(entry["flags"] == ["provisional", RATES] for entry in entries)
+    receipt = await chain.stack.sundial("charge", entries[0]["event_id"])
+    assert (receipt["charge"], receipt["recomputed"], receipt["price_source"]) == (booked[0], booked[0], "provisional")
+    assert {line["kind"]: float(line["amount_mc"]) for line in receipt["lines"]} == {
+        "input": asked[0][0] * INPUT_MC, "output": asked[0][1] * OUTPUT_MC
+    }  # fmt: skip
 
     version = (await chain.stack.sundial("price", "set", "no-such-price", "--input", "100", "--output", "1"))[
         "price_version"

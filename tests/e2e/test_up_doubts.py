@@ -210,7 +210,9 @@ def test_a_model_without_a_price(caller: Caller, admitting: str, tmp_path: Path)
             list(answer.parse())
         true = kinds(caller.served()["usage"])
         receipt = caller.up.receipt(answer.headers["x-sundial-call-id"])
-        assert (receipt["evidence"], receipt["flags"], receipt["corrections"]) == ("provider", ["provisional"], [])
+        assert (receipt["evidence"], receipt["flags"][0], receipt["corrections"]) == ("provider", "provisional", [])
+        assert receipt["recomputed"] == receipt["charge"]
+        assert {line["kind"]: line["units"] for line in receipt["lines"]} == true
         assert receipt["usage"] == true
         assert receipt["charge"] == sum(count * PROVISIONAL_MC[kind] for kind, count in true.items())
         booked[receipt["event_id"]] = true

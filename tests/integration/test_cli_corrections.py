@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from shared import ids
+from shared.pricing import provisional, provisional_flags
 from shared.usage import Usage
 from tests.harness.books import until_quiet
 from tests.harness.command import Office
@@ -16,6 +17,7 @@ __all__ = ["busy", "idle"]
 pytestmark = pytest.mark.integration
 
 USAGE = Usage(input=1_000, output=1_000)
+STAND_IN = provisional(2_500_000_000, 2_000_000_000)
 OURS_NANO = 750_000
 """What USAGE costs of MODEL: 0.15 and 0.60 US dollars per million tokens."""
 
@@ -50,6 +52,23 @@ async def test_a_correction_stands_on_statement_and_receipt(busy: Office) -> Non
     assert "audit" not in page
     page = (await busy.run("statement", "maria", COLUMNS="200")).out
     assert f"corrige {event.event_id}" in page
+
+
+async def test_a_provisional_charge_is_explained_by_the_rates_it_says(busy: Office) -> None:
+    """Line by line before its price comes; the page names the price for what it is, and the audit proves the charge."""
+    more = {"model_asked": "new-model", "model_answered": "", "priced_as": "", "flags": provisional_flags(STAND_IN)}
+    event = used("maria", usage=USAGE, card="cost@1", charge_mc=4_500_000, cost_nano=4_500_000, **more)  # type: ignore[arg-type]
+    await busy.bench.say(seen("maria", 10_000_000), event)
+    await until_quiet(busy.redis_url)
+    receipt = await busy.ask("charge", str(event.event_id))
+    assert (receipt["charge"], receipt["recomputed"], receipt["price_source"]) == (4_500_000, 4_500_000, "provisional")
+    assert [(line["kind"], line["amount_mc"]) for line in receipt["lines"]] == [
+        ("input", "2500000"), ("output", "2000000")
+    ]  # fmt: skip
+    page = (await busy.run("charge", str(event.event_id))).out
+    assert "provisório, até que o modelo tenha preço" in page
+    assert "provisional_rates" not in page
+    assert (await busy.ask("audit"))["ok"]
 
 
 async def test_costs_that_differ_are_listed(busy: Office) -> None:

@@ -74,6 +74,17 @@ def test_a_provisional_charge_is_booked_as_it_is_and_waits() -> None:
     assert (posting.provisional, posting.unpriced) == (1, 0)
 
 
+def test_a_provisional_charge_that_says_its_rates_is_held_to_them() -> None:
+    """Computed again by the meter like any other, and flagged where the gateway counted otherwise; it waits as well."""
+    flags = ("provisional", "provisional_rates:3000000000/5000000000")
+    for told_mc, more in ((80_000, ()), (1, ("charge_differs",))):
+        posting = booked(used("ana", 10, card="cost@1", charge_mc=told_mc, priced_as="", flags=flags))
+        row = posting.rows.usage_events[0]
+        assert (row[13], row[14], row[20]) == (80_000, 80_000, (*flags, *more, "off_time"))
+        assert len(posting.rows.unpriced) == 1
+        assert (posting.provisional, posting.unpriced) == (1, 0)
+
+
 def test_the_flag_alone_excuses_no_charge() -> None:
     """An event that names a price is held to it, whatever its flags say, and waits for none."""
     posting = booked(used("ana", 10, charge_mc=1, priced_as="new-model", flags=("provisional",)))

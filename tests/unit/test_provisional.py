@@ -11,7 +11,7 @@ from gateway.models import offered
 from gateway.provisional import provisional_model
 from gateway.settlement import LOST, NOTHING, Counted, Facts, usage_event
 from shared.events import UsageEvent
-from shared.pricing import PricedModel
+from shared.pricing import PricedModel, provisional_of
 from shared.settings import GatewaySettings, SettingsError, load
 from shared.usage import Usage
 from tests.harness.calls import CATALOG, COST, PLAN, TOKENS, ask, call, rates, refused
@@ -79,9 +79,25 @@ def test_its_event_is_flagged_and_names_no_price() -> None:
     """Charged at the provisional rates, priced as nothing: whether or not the upstream names the model."""
     for model in ("", "gpt-7-2031-01-01"):
         made = event(model=model)
-        assert (made.priced_as, made.flags) == ("", ("provisional",))
+        assert (made.priced_as, made.flags) == ("", ("provisional", "provisional_rates:2500000000/10000000000"))
+        assert provisional_of(made.priced_as, made.flags) == PROVISIONAL
         assert (made.charge_mc, made.cost_nano) == (7_500_000, 7_500_000)
     assert event(card=TOKENS).charge_mc == 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("priced_as", "flags"),
+    [
+        ("", ()),
+        ("", ("provisional",)),
+        ("", ("provisional_rates:1/2",)),
+        ("gpt-7", ("provisional", "provisional_rates:1/2")),
+        *(("", ("provisional", f"provisional_rates:{rates}")) for rates in ("", "1", "1/-2", "1/2/3", "1.5/2", "1/2 ")),
+    ],
+)
+def test_rates_that_are_not_said_are_not_guessed(priced_as: str, flags: tuple[str, ...]) -> None:
+    """Of events of earlier gateways, and of any that name a price or say no numbers."""
+    assert provisional_of(priced_as, flags) is None
 
 
 def test_an_answer_of_a_priced_model_is_not_provisional() -> None:

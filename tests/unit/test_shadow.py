@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from prometheus_client import REGISTRY
@@ -114,6 +115,17 @@ async def test_the_sample_decides(shadow: Callable[..., Shadow]) -> None:
     await until(lambda: counted_so_far() == before + 2)
     counting.offer(OF, plain(), None, said())
     await until(lambda: counted_so_far() == before + 3)
+
+
+@pytest.mark.parametrize("flag", ["by_proxy", "absurd", "inconsistent"])
+async def test_a_usage_that_is_no_truth_is_compared_with_nothing(shadow: Callable[..., Shadow], flag: str) -> None:
+    """LiteLLM's own count, or one that had to be clamped, would show an error that is not the recount's."""
+    before, untrue = counted_so_far(), skipped("untrue")
+    counting = shadow()
+    counting.offer(OF, plain(), None, msgspec.structs.replace(said(), flags=("by_total", flag)))
+    assert skipped("untrue") == untrue + 1
+    counting.offer(OF, plain(), None, msgspec.structs.replace(said(), flags=("by_total",)))
+    await until(lambda: counted_so_far() == before + 1)
 
 
 async def test_other_calls_are_passed_over(shadow: Callable[..., Shadow]) -> None:
