@@ -64,8 +64,8 @@ RECOUNT_ERROR = Histogram(
 )
 RECOUNTS_SKIPPED = Counter(
     "sundial_gateway_recounts_skipped_total",
-    "Calls of that sample that were not counted: busy (too many waited), large (too much text), failed, untrue (its usage "
-    "may not be the provider's own count).",
+    "Calls of that sample that were not counted: busy (too many waited), large (too much text), failed, untrue (its "
+    "usage may not be the provider's).",
     ["reason"],
 )
 RETOLD = Counter(
