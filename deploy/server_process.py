@@ -50,7 +50,8 @@ class PortTakenError(EmbeddedServerError):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, kept for a minute for whoever binds it with SO_REUSEADDR.
+    """A TCP port of 127.0.0.1 that nobody listens on, kept for a minute for whoever binds it with SO_REUSEADDR
+    or SO_REUSEPORT.
 
     Servers bind so, and this function and the kernel do not: a connection that we closed first leaves the port in
     TIME_WAIT. It lies below those the kernel gives to connections, so that none has it while its server is restarted.
@@ -59,7 +60,8 @@ def free_port() -> int:
     for _ in range(FREE_PORT_TRIES):
         with socket.socket() as listener, socket.socket() as caller, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", _any_port()))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for the next one, not for ourselves
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # for the next one, not for ourselves
+                listener.setsockopt(socket.SOL_SOCKET, option, 1)
             listener.listen(1)
             caller.connect(listener.getsockname())
             listener.accept()[0].close()

@@ -1,8 +1,8 @@
 """What to hold for a call: an upper bound where what is asked has one, else a slice or a flat amount. Pure.
 
 Cases, by what a call is sold by:
-  text      input and a slice of output, extended while it streams; what cannot be ended on the way is held for whole,
-            or for a slice to which the upstream is then told to keep
+  text      input, searches of the web, and a slice of output, extended while it streams; what cannot be ended on the
+            way is held for whole, or for a slice to which the upstream is then told to keep
   input     the input
   images    as many as are asked for, the dearest that they can be
   speech    the characters, or the tokens that speaking them can take at most
@@ -132,7 +132,12 @@ def _text(ask: Ask, rates: Rates, input_tokens: int, slice_tokens: int) -> Bound
         kinds_in=ask.kinds_in,
         kinds_out=ask.kinds_out,
     )
-    return Bounds(hold(full), hold(first), hold(least), hold(0), full, stoppable)
+    searches = _charge_mc(Usage(searches=ask.searches), rates.model, rates.card) if ask.searches else 0
+
+    def held(tokens: int) -> int:
+        return searches + hold(tokens)
+
+    return Bounds(held(full), held(first), held(least), held(0), full, stoppable)
 
 
 def _images_mc(ask: Ask, rates: Rates, input_tokens: int) -> int:

@@ -4,13 +4,13 @@ What is at hand is told at once; what needs a tokenizer is counted off the event
 """
 
 import asyncio
-from typing import Final
 
 import msgspec
 import structlog
 
 from gateway import measure
 from gateway.admission import Call, parse
+from gateway.asks.searches import SEARCH_MODEL
 from gateway.gate import Gate
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript, count_completion
@@ -19,9 +19,6 @@ from gateway.settlement import NOTHING, Counted, Facts, is_priced
 from gateway.sse import SseTap
 from shared.usage import Usage
 from shared.usage_rules import ABSURD, Normalised, credible, normalise
-
-SEARCH_MODEL: Final = "-search-"
-"""What the names of OpenAI's search models have in them: gpt-4o-search-preview, gpt-5-search-api."""
 
 log = structlog.get_logger()
 

@@ -33,6 +33,8 @@ class Ask(msgspec.Struct, frozen=True):
     """Output tokens below which the upstream would refuse the request: a budget of thought."""
     thinks: bool = True
     """The model may think in hidden tokens, if it can at all."""
+    searches: int = 0
+    """Searches of the web that the call may make, as far as is known."""
     kinds_in: tuple[str, ...] = PLAIN_IN
     kinds_out: tuple[str, ...] = PLAIN_OUT
     """Kinds of tokens that the call may use."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.asks.ask import CHOICES_MAX, TOKENS_ASKED_MAX, Ask, count, flag, model, text, usage_asked
+from gateway.asks.searches import searches
 from gateway.families import CHAT_LIMITS
 from gateway.refusals import Refusal
 from shared.pricing import PLAIN_OUT
@@ -34,6 +35,7 @@ def chat(request: Request) -> Ask:
         choices=count(request, "n", CHOICES_MAX) or 1,
         service_tier=text(request, "service_tier"),
         user=request.get("user"),
+        searches=searches(request, name),
         kinds_out=_kinds_out(request.get("modalities")),
     )
 
@@ -46,14 +48,16 @@ def responses(request: Request) -> Ask:
     if request.get("prompt") is not None:
         raise Refusal("invalid_field", field="prompt", reason="the tools of a stored prompt cannot be seen here")
     _refuse_unmetered_tools(request)
+    name = model(request)
     return Ask(
-        model=model(request),
+        model=name,
         stream=flag(request, "stream"),
         usage_asked=True,
         output_limit=count(request, "max_output_tokens", TOKENS_ASKED_MAX),
         choices=1,
         service_tier=text(request, "service_tier"),
         user=request.get("user"),
+        searches=searches(request, name),
     )
 
 
@@ -83,9 +87,10 @@ def messages(request: Request) -> Ask:
     thinking = request.get("thinking")
     thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
     budget = count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
-    uplifts = [name for name, field in (("fast", "speed"), ("us", "inference_geo")) if request.get(field) == name]
+    name = model(request)
+    uplifts = [uplift for uplift, field in (("fast", "speed"), ("us", "inference_geo")) if request.get(field) == uplift]
     return Ask(
-        model=model(request),
+        model=name,
         stream=flag(request, "stream"),
         usage_asked=True,
         output_limit=count(request, "max_tokens", TOKENS_ASKED_MAX),
@@ -94,6 +99,7 @@ def messages(request: Request) -> Ask:
         user=None,
         least_output=budget + 1 if budget else 0,
         thinks=thinks,
+        searches=searches(request, name),
     )
 
 

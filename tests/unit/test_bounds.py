@@ -120,6 +120,22 @@ def test_more_input_is_never_held_for_less(
         assert getattr(larger, name) >= getattr(smaller, name)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_searches_are_held_with_the_input(stream: bool) -> None:
+    """All that may be made, whatever else is held, and nothing of it is taken for output that could be afforded."""
+    searching = msgspec.structs.replace(MINI, rates=MINI.rates | {"searches": 10_000_000_000_000})
+    plain = bound(ask(stream=stream), rates(searching, COST), 1_000, 1_024)
+    found = bound(ask(stream=stream, searches=3), rates(searching, COST), 1_000, 1_024)
+    for name in ("full_mc", "slice_mc", "least_mc", "input_mc"):
+        assert getattr(found, name) == getattr(plain, name) + 30_000_000
+    assert affordable_tokens(found, found.slice_mc) == affordable_tokens(plain, plain.slice_mc)
+
+
+def test_searches_without_a_price_hold_nothing() -> None:
+    """They are booked unpriced, and corrected when a price comes."""
+    assert bound(ask(searches=3), rates(MINI, COST), 9, 1_024) == bound(ask(), rates(MINI, COST), 9, 1_024)
+
+
 def test_a_free_model_needs_no_credit() -> None:
     """Rates of zero: nothing is held, and all of the answer is covered."""
     free = PricedModel(model="m", rates={"input": 0, "output": 0}, output_max=100)

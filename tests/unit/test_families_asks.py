@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 
 from gateway import asks
 from gateway.admission import admit
+from gateway.asks.searches import SEARCHES_MAX
 from gateway.asks.steering import STEERING
 from gateway.asks.text import PROMPTS_MAX
 from gateway.families import BASE_PATH, FAMILIES, Family, find
@@ -161,6 +162,42 @@ def test_claude_thinks_where_it_is_told_to() -> None:
 def test_what_is_dearer_at_anthropic_is_a_tier(fields: dict[str, Any], tier: str) -> None:
     """Fast, and within the United States; its service tiers by name are priced alike."""
     assert read("/messages", **fields).service_tier == tier
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "allowed"),
+    [
+        ("/chat/completions", {}, 0),
+        ("/chat/completions", {"tools": [{"type": "function", "function": {"name": "web_search"}}, "x", None]}, 0),
+        ("/chat/completions", {"model": "gpt-4o-search-preview"}, 1),
+        ("/chat/completions", {"model": "gpt-4o-search-preview", "web_search_options": {}}, 1),
+        ("/chat/completions", {"web_search_options": {}}, 5),
+        ("/chat/completions", {"web_search_options": {"search_context_size": "low"}}, 1),
+        ("/chat/completions", {"web_search_options": {"search_context_size": "high"}}, 10),
+        ("/chat/completions", {"web_search_options": {"search_context_size": ["high"]}}, 5),
+        ("/chat/completions", {"web_search_options": None}, 0),
+        ("/chat/completions", {"tools": [{"googleSearch": {}}]}, 5),
+        ("/responses", {"tools": [{"type": "web_search_preview"}]}, 5),
+        ("/responses", {"tools": [{"type": "web_search"}], "max_tool_calls": 3}, 3),
+        ("/responses", {"tools": [{"type": "web_search"}], "max_tool_calls": 30}, 5),
+        ("/responses", {"tools": "web_search"}, 0),
+        ("/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}]}, 8),
+        ("/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 5),
+        ("/completions", {"prompt": "x"}, 0),
+    ],
+)
+def test_searches_that_a_request_allows(path: str, fields: dict[str, Any], allowed: int) -> None:
+    """As it says, else as many as are usual; functions of that name are the client's own."""
+    assert read(path, **fields).searches == allowed
+
+
+def test_a_number_of_searches_must_be_one() -> None:
+    """A wrong one is named; where nothing is searched it is the upstream's to refuse."""
+    for wrong in (0, -1, "3", 1.5, True, SEARCHES_MAX + 1):
+        tool = {"type": "web_search_20250305", "name": "web_search", "max_uses": wrong}
+        assert field_of("/messages", tools=[tool]) == "max_uses"
+        assert field_of("/responses", tools=[{"type": "web_search"}], max_tool_calls=wrong) == "max_tool_calls"
+        assert read("/responses", max_tool_calls=wrong).searches == 0
 
 
 def test_modalities_name_further_kinds() -> None:

@@ -14,6 +14,9 @@ def test_a_chosen_port_is_kept_for_a_server() -> None:
     with socket.socket() as looking, pytest.raises(OSError) as refused:
         looking.bind(("127.0.0.1", port))
     assert refused.value.errno == errno.EADDRINUSE
+    with socket.socket() as several:  # as the gateway keeps it for its workers
+        several.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        several.bind(("127.0.0.1", port))
     with (  # as asyncio, Redis and PostgreSQL listen
         socket.create_server(("127.0.0.1", port)) as server,
         socket.create_connection(("127.0.0.1", port)),
