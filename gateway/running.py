@@ -159,7 +159,10 @@ class Running:
         relay, settings, tap = self.relay, self._gate.settings, self._tap
         while True:
             await relay.wait(min(settings.keepalive_s, settings.idle_timeout_s))
-            # The cases, in the order in which they count: broken, ended, a client that does not read, silence, text.
+            # The cases, in the order in which they count: ended by us, broken, ended, a client that does not read,
+            # silence, text. What the upstream does after the end that we set is nothing to the client.
+            if relay.ending and not tap.done:
+                return "exhausted"
             if relay.broken is not None:
                 log.warning("upstream_broke", code=relay.broken.code, error=str(relay.broken))
                 return "upstream_error"
