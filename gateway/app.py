@@ -164,6 +164,7 @@ async def opened(settings: GatewaySettings) -> Any:
     adoption = Adoption(settings.home, journal, budget.closed.resettle_all)
     upkeep = [
         asyncio.create_task(lasting("holds", budget.keep_alive)),
+        asyncio.create_task(lasting("refusals", link.keep_asking)),
         asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
         asyncio.create_task(lasting("epochs", retelling.keep)),
         asyncio.create_task(lasting("adoption", adoption.keep)),

@@ -165,8 +165,9 @@ class Budget:
             raise
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("reserve_failed", error=str(error))
-            if isinstance(error, RedisAwayError):
-                # The hold may stand, only its answer was lost: it is given back.
+            if isinstance(error, RedisAnswerError):
+                self._link.refused(error)
+            else:  # the hold may stand, only its answer was lost: it is given back
                 self.closed.tell(call.event_id, Void(caller.account_id))
             raise Refusal("not_ready") from error
         match verdict:

@@ -91,6 +91,8 @@ class Gate:
             return "keys and prices are not loaded"
         if not self.link.ready:
             return "Redis is away"
+        if not self.link.takes_writes:
+            return "Redis takes no writes"
         if self.journal.failing:
             return "the journal cannot be written"
         return self.overload.full(len(self.budget.running))

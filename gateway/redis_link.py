@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 import structlog
 
-from shared import scripts
+from shared import redis_keys, scripts
 
 ANSWER_S_MAX: Final = 0.8
 """Seconds that the oldest unanswered command may wait before the connection is dropped: a refusal within a second."""
@@ -26,6 +26,10 @@ RECONNECT_S_MAX: Final = 1.0
 WAITING_MAX: Final = 20_000
 """Commands in flight at which further ones are refused: memory stays bounded while Redis stalls."""
 SCRIPTS: Final = ("reserve", "extend", "settle")
+REFUSALS: Final = ("OOM", "MISCONF", "READONLY", "NOREPLICAS")
+"""How an answer begins that says that Redis takes no writes now: no memory, no disk, a replica, too few replicas."""
+PROBE_S: Final = 1.0
+"""Seconds between two questions whether it takes them again."""
 
 Bytes = bytes | str | int
 
@@ -43,6 +47,11 @@ class RedisAnswerError(Exception):
     def no_script(self) -> bool:
         """It has forgotten its scripts: nothing was done."""
         return str(self).startswith("NOSCRIPT")
+
+    @property
+    def no_writes(self) -> bool:
+        """Redis takes no writes now, whoever asks."""
+        return str(self).startswith(REFUSALS)
 
 
 class _Wire(asyncio.Protocol):
@@ -132,6 +141,7 @@ class RedisLink:
         self._scripts: dict[str, scripts.Script] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._broken = asyncio.Event()
+        self._refused = asyncio.Event()
         self.run_id = ""
         self.round_trips = 0
         """Commands sent since the start; tests count them."""
@@ -141,6 +151,27 @@ class RedisLink:
     @property
     def ready(self) -> bool:
         return self._wire is not None and not self._wire.lost
+
+    @property
+    def takes_writes(self) -> bool:
+        """Whether it did when last asked."""
+        return not self._refused.is_set()
+
+    def refused(self, error: RedisAnswerError) -> None:
+        """A write was answered by this: where it says that Redis takes none, `keep_asking` sees when it does again."""
+        if error.no_writes and self.takes_writes:
+            log.error("redis_takes_no_writes", error=str(error))
+            self._refused.set()
+
+    async def keep_asking(self) -> None:
+        """For as long as the gateway runs."""
+        while True:
+            await self._refused.wait()
+            await asyncio.sleep(PROBE_S)
+            with contextlib.suppress(RedisAwayError, RedisAnswerError):
+                await self.send("SET", redis_keys.PROBE, "", "EX", 1)
+                self._refused.clear()
+                log.info("redis_takes_writes")
 
     async def start(self) -> None:
         """Connect, or begin trying. Returns after the first attempt, whatever became of it."""

@@ -118,7 +118,8 @@ async def audit_page(connection: Any, client: Any, rows: list[Any], *, quiet: bo
 
 
 async def _read(client: Any, rows: Iterable[Any]) -> dict[UUID, _Projected]:
-    pipeline = client.pipeline(transaction=True)
+    # No transaction, which a Redis without memory refuses: what changed between two answers is looked at again.
+    pipeline = client.pipeline(transaction=False)
     keys = [(row["shard"], row["account_id"]) for row in rows]
     for shard, account_id in keys:
         pipeline.hmget(redis_keys.account(shard, account_id), _FIELDS)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -90,7 +90,8 @@ async def transaction(connections: Any) -> AsyncIterator[Any]:
                 yield connection
         except BaseException as error:
             if not is_data_fault(error):
-                connection.terminate()
+                with suppress(asyncpg.InterfaceError):  # the pool may have taken it back: not what is wrong
+                    connection.terminate()
                 raise
             if connection.is_closed() and not isinstance(error, asyncpg.PostgresError):
                 raise ConnectionLostError(f"{type(error).__name__}: {error}") from error

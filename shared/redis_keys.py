@@ -21,6 +21,8 @@ to about CHANGES_KEPT entries; a gateway that fell behind loads everything again
 
 CHANGES_KEPT: Final = 10_000
 
+PROBE: Final = "sundial:probe"
+"""String that lasts a second: with it a gateway whom Redis refused a write sees whether it takes writes again."""
 
 PASSED_ON: Final = "sundial:passed_on"
 """String: in how many rounds announcements were passed on, by Postgres's count. Meter writes: see meter.marks."""
