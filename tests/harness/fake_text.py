@@ -17,10 +17,12 @@ _WORDS: Final = (
 class FakeText:
     """A text without end in OpenAI's vocabulary, and OpenAI's count of plain requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece: str = "") -> None:
+        """`piece` is said over and over instead, where it is given."""
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(_vocabularies()))
         self._encoding = tiktoken.get_encoding("o200k_base")
-        self._pieces = [self._encoding.decode([token]) for token in self._encoding.encode(_WORDS)]
+        words = [self._encoding.decode([token]) for token in self._encoding.encode(_WORDS)]
+        self._pieces = [piece] if piece else words
 
     def piece(self, index: int) -> str:
         """The token number `index` of every answer."""

@@ -85,6 +85,10 @@ class FakeUpstream:
         self._server: asyncio.Server | None = None
         self._arrivals = asyncio.Condition()
 
+    def speak(self, piece: str) -> None:
+        """From here on each token of an answer is this text: its number of tokens is then the upstream's word alone."""
+        self._text = FakeText(piece)
+
     @property
     def url(self) -> str:
         assert self._server is not None
