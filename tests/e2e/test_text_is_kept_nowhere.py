@@ -5,11 +5,13 @@ finds what is meant to be kept.
 """
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from tests.harness.chain import Chain
@@ -44,7 +46,7 @@ async def watched(
 
 
 async def test_text_is_kept_nowhere(watched: Chain, tmp_path: Path) -> None:
-    """Whole and streamed, of each family of text; recounted, cut, refused, failed, and with a gateway that is killed."""
+    """Whole and streamed, of each family of text; recounted, cut, refused, failed; with a gateway that is killed."""
     chain, upstream = watched, watched.upstream
     secret = await chain.service()
     await said(chain, secret, "ana", chat(stream=False))
@@ -95,13 +97,9 @@ async def said(chain: Chain, secret: str, user: str, body: Any, path: str = PATH
     got = b""
     sent: Any = {"data": body} if isinstance(body, str) else {"json": body}
     async with chain.session(secret) as session, session.post(path, headers=headers, **sent) as answer:
-        try:
+        with contextlib.suppress(aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):  # a cut answer
             async for data in answer.content.iter_any():
                 got += data
-        except OSError:
-            pass
-        except Exception as error:  # noqa: BLE001 (a cut answer)
-            assert "payload" in str(error).lower() or "closed" in str(error).lower(), error
     return got
 
 
