@@ -1,8 +1,8 @@
 """The meter, wired: one process that books the usage streams of its shards and keeps Redis true.
 
-Start: Postgres migrated and seeded, the projection complete, then the readers. Stop (SIGTERM, SIGINT): not ready at
-once, each task finishes what it has begun, exit 0. What cannot be finished in DRAIN_S, because Postgres hangs or a row
-is locked, is left to whoever reads the stream next: nothing of it is acknowledged.
+Start: Postgres migrated and seeded, the projection complete (but where Redis is full), then the readers. Stop (SIGTERM,
+SIGINT): not ready at once, each task finishes what it has begun, exit 0. What cannot be finished in DRAIN_S, because
+Postgres hangs or a row is locked, is left to whoever reads the stream next: nothing of it is acknowledged.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import structlog
 import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import OutOfMemoryError
 
 from meter import database, dead_letters, orders, projection_watch, redis_link
 from meter.auditor import Auditor
@@ -147,7 +148,11 @@ class Meter:
                 raise MigrationError(f"migrations have not run: {', '.join(missing)}; run `sundial migrate`")
             await connection.execute(QUERIES["ensure_months"])
             await seed(connection, parse_credits(self._settings.default_allowance))
-        await self._watch.look()
+        try:
+            await self._watch.look()
+        except OutOfMemoryError as error:
+            # Readers must not wait for memory that only they can free. It is told in the rounds, once there is some.
+            log.warning("Redis is full: reading first", error=str(error))
 
     def _tasks(self) -> Iterator[Coroutine[Any, Any, None]]:
         consumer = self._settings.meter_name or socket.gethostname()

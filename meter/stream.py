@@ -4,6 +4,7 @@ Nothing leaves the stream before Postgres has it: entries are trimmed below the 
 exact id, and only the meter trims.
 """
 
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -88,7 +89,16 @@ class ShardStream:
         self._claim_from: bytes | str = "0-0"
 
     async def join(self) -> None:
-        """Create stream and group where they are missing. Raises redis-py's errors."""
+        """Create stream and group where they are missing. Raises redis-py's errors.
+
+        They are looked for first: a Redis without memory refuses to create even what is there, and only who reads on
+        frees any.
+        """
+        with suppress(ResponseError):  # there is no stream
+            if any(
+                one["name"] == redis_keys.METER_GROUP.encode() for one in await self._client.xinfo_groups(self._key)
+            ):
+                return
         try:
             await self._client.xgroup_create(self._key, redis_keys.METER_GROUP, id="0", mkstream=True)
         except ResponseError as error:
