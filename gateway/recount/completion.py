@@ -16,6 +16,7 @@ from gateway.recount.history import wrapper
 from gateway.recount.profiles import is_openai, may_think, profile_of
 from gateway.recount.sealed import sealed_tokens
 from gateway.recount.tally import Recount, Tally
+from gateway.recount.usual_events import head_of, texts_of
 from gateway.recount.vocabulary import encoding_for, load
 
 EVENT_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -113,10 +114,29 @@ class Transcript(Answer):
         self._data: list[bytes] = []
         self._skipping = False
         self._begun = False
+        # The last usual event and its choice, and how usual events begin.
+        self._usual = b""
+        self._choice = 0
+        self._head = b""
 
     def add(self, raw: bytes) -> None:
         """Takes the next bytes of the answer, decompressed and in order."""
         self._added += len(raw)
+        if not (self._head and self._add_usual(raw)):
+            self._add(raw)
+            self._head = head_of(self._usual)
+
+    def _add_usual(self, raw: bytes) -> bool:
+        """Takes whole events that are all alike; False: they are read one by one."""
+        found = None if self._rest or self._data or self._skipping else texts_of(raw, self._head)
+        if found is None:
+            return False
+        self._events += found.events
+        self._spoken += found.spoken
+        self.take_text(self._choice, found.text, None)
+        return True
+
+    def _add(self, raw: bytes) -> None:
         data = self._rest + raw if self._rest else raw
         if not self._begun:
             data = data.removeprefix(_BOM)
@@ -236,6 +256,7 @@ class Transcript(Answer):
             choice = _decode_chunk(data).choices[0]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
+        self._usual, self._choice = data, choice.index
         self.take_text(choice.index, choice.delta.content, choice.finish_reason)
         return True
 

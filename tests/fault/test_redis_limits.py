@@ -121,6 +121,7 @@ async def test_r5_no_memory(redis_chain: Chain, own_redis: RedisProgram, meter_i
             meter.launch()
         else:
             meter.signal(signal.SIGCONT)
+    await meter.until_ready()
     await redis_chain.stack.gateway.until_ready()
     await all_booked(redis_chain, secret)
 
