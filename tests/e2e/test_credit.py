@@ -56,6 +56,23 @@ async def test_nobody_is_refused_on_an_estimate(chain: Chain) -> None:
     assert (await chain.settled("ana"))["balance"] == 0
 
 
+async def test_searches_that_cannot_be_paid_are_not_begun(chain: Chain) -> None:
+    """They cost more than the text: credit for one search of Claude's (10,000 credits) is not enough for three."""
+    tool = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+    body = {"model": "claude-sonnet-4-5", "messages": MESSAGES, "max_tokens": 20, "tools": [tool]}
+    usage = {"input_tokens": 10, "output_tokens": 5, "server_tool_use": {"web_search_requests": 1}}
+    chain.upstream.script = lambda _: Play(tokens=5, raw_usage=usage)
+    secret = await chain.personal("ana", credit="25000")
+    async with chain.session(secret) as session:
+        for most, status in ((3, 402), (1, 200)):
+            asked = {**body, "tools": [{**tool, "max_uses": most}]}
+            async with session.post("/v1/messages", json=asked) as answer:
+                assert answer.status == status, await answer.text()
+    assert len(chain.upstream.served) == 1
+    [entry] = await chain.usage_entries("ana", 1)
+    assert entry["amount"] == -(10 * 3_000 + 5 * 15_000 + 10_000_000)
+
+
 async def test_a_stream_ends_well_when_the_credit_ends(chain: Chain) -> None:
     """Credit that ends in mid-stream: text kept, reason as text, finish_reason length, [DONE]; charged what came."""
     secret = await chain.personal("ana", credit="100000")
