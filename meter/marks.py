@@ -91,7 +91,8 @@ class Marks:
 
         The marks that tell of it go last: should this meter die before, the next one sees the same.
         """
-        await self._client.incr(redis_keys.RESTORATIONS)
+        # By the script, which a Redis without memory runs too: INCR it refuses, and nobody would read on.
+        await self._scripts.run("mark", [(1, (redis_keys.RESTORATIONS, await self.restorations() + 1))])
         told = {one.mark for one in behind}
         for shard in sorted(range(ids.SHARDS), key=lambda shard: redis_keys.booked(shard) in told):
             await self._client.delete(redis_keys.epoch(shard), redis_keys.booked(shard))
