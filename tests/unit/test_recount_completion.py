@@ -1,7 +1,6 @@
 """Answers counted from their raw bytes: however these are cut, of every family, and of no family at all."""
 
 import json
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -10,70 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.recount import answer, completion
-from gateway.recount.completion import EVENT_BYTES_MAX, Transcript, count_completion
+from gateway.recount.completion import Transcript, count_completion
 from gateway.recount.tally import Recount
-from gateway.recount.vocabulary import encoding_for
+from tests.harness.answer_events import (
+    CHAT,
+    CHAT_TOKENS,
+    MESSAGES,
+    RESPONSES,
+    RESPONSES_TOKENS,
+    TEXT,
+    Event,
+    call,
+    delta,
+    length,
+    pieces,
+    stream,
+)
 from tests.precision.recorded import produced
-
-Event = dict[str, Any]
-TEXT = "Olá! O saldo é de 41.500 créditos 🌻 e vale até 30/11."
-
-
-def length(*texts: str, model: str = "gpt-4o") -> int:
-    return sum(len(encoding_for(model).encode_ordinary(text)) for text in texts)
-
-
-def stream(events: Iterable[Event], end: bytes = b"\n", done: bool = False) -> bytes:
-    lines = [b"data: " + json.dumps(event, ensure_ascii=False).encode() for event in events]
-    lines += [b"data: [DONE]"] if done else []
-    return b"".join(line + end + end for line in lines)
-
-
-def delta(choice: int = 0, finish: str | None = None, **said: object) -> Event:
-    return {"choices": [{"index": choice, "delta": said, "finish_reason": finish}]}
-
-
-def call(index: int, name: str | None = None, arguments: str | None = None) -> Event:
-    return delta(tool_calls=[{"index": index, "function": {"name": name, "arguments": arguments}}])
-
-
-def pieces(text: str, size: int = 3) -> list[str]:
-    return [text[at : at + size] for at in range(0, len(text), size)]
-
-
-CHAT: list[Event] = [
-    delta(role="assistant", content=""),
-    *(delta(content=text) for text in pieces(TEXT)),
-    call(0, "ver_saldo", ""),
-    *(call(0, arguments=text) for text in pieces('{"conta": "77"}')),
-]
-CHAT_TOKENS = length(TEXT, "ver_saldo", '{"conta": "77"}')
-
-RESPONSES: list[Event] = [
-    {"type": "response.created", "response": {"output": []}},
-    {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
-    *(
-        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": text}
-        for text in pieces(TEXT)
-    ),
-    {"type": "response.output_item.added", "output_index": 1, "item": {"type": "function_call", "name": "ver_saldo"}},
-    {"type": "response.function_call_arguments.delta", "output_index": 1, "delta": "{}"},
-]
-RESPONSES_TOKENS = length(TEXT, "ver_saldo", "{}")
-
-MESSAGES: list[Event] = [
-    {"type": "message_start", "message": {"content": [], "usage": {"input_tokens": 9}}},
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Vejamos."}},
-    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": TEXT}},
-    {
-        "type": "content_block_start",
-        "index": 2,
-        "content_block": {"type": "tool_use", "name": "ver_saldo", "input": {}},
-    },
-    {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
-]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
@@ -321,72 +273,6 @@ def test_events_of_no_known_shape_add_nothing(family: str, event: Any) -> None:
         assert count_completion(family, "gpt-4o", event).tokens == 0
 
 
-def test_an_event_too_large_is_passed_over() -> None:
-    """An event above the limit costs no memory and no count; the answer goes on behind it, flagged."""
-    transcript = Transcript("chat")
-    transcript.add(stream([delta(content="Olá")]) + b'data: {"junk":"')
-    for _ in range(EVENT_BYTES_MAX // (1 << 20) + 2):
-        transcript.add(b"x" * (1 << 20))
-        assert len(transcript._rest) <= EVENT_BYTES_MAX
-    transcript.add(b'"}\n\n' + stream([delta(content="!")]))
-    assert transcript.count("gpt-4o") == Recount(length("Olá!"), ("estimated",))
-
-
-def test_text_above_the_limit_is_measured_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limits the text is not kept: its characters count four to a token, and the flag says so."""
-    monkeypatch.setattr(answer, "TEXT_CHARACTERS_MAX", 10)
-    recount = count_completion("chat", "gpt-4o", stream([delta(content="Olá"), delta(content="a" * 40)]))
-    assert recount == Recount(length("Olá") + 10, ("estimated",))
-    monkeypatch.setattr(answer, "PARTS_MAX", 1)
-    assert count_completion("chat", "gpt-4o", stream([delta(0, content="a"), delta(1, content="b" * 4)])).tokens == 2
-
-
-def test_memory_is_the_text_not_the_events() -> None:
-    """Ten thousand events leave one text and no event behind."""
-    transcript = Transcript("chat")
-    for _ in range(10_000):
-        transcript.add(stream([delta(content="ab")]))
-    (part,) = transcript.parts.values()
-    assert len(part._pieces) < answer.PIECES_MAX
-    assert part.text == "ab" * 10_000
-    assert (transcript._rest, transcript._data) == (b"", [])
-
-
-def test_the_cheap_estimate_is_high() -> None:
-    """Without the tokenizer, prose is estimated above its tokens, and never below the number of its events."""
-    transcript = Transcript("chat")
-    assert transcript.estimate() == 0
-    transcript.add(stream(delta(content=text) for text in pieces(TEXT * 20, 20)))
-    assert length(TEXT * 20) <= transcript.estimate() <= 2 * length(TEXT * 20)
-    few = Transcript("chat")
-    few.add(stream([*CHAT, delta(finish="tool_calls")]))
-    assert few.estimate() >= few.count("gpt-4o").tokens
-    sealed = Transcript("responses")
-    thought = {"type": "reasoning", "encrypted_content": "x" * 9_000}
-    sealed.add(stream([{"type": "response.output_item.done", "item": thought}]))
-    assert sealed.estimate() >= sealed.count("gpt-5").tokens > 1_000
-    transcript.add(stream(delta(content="") for _ in range(5_000)))
-    assert transcript.estimate() >= 5_000
-
-
-def test_what_is_likely_is_low() -> None:
-    """Never above twice the truth, however short the text, and rather below it; with nothing read it is nothing."""
-    transcript = Transcript("chat")
-    assert transcript.likely() == 0
-    transcript.add(stream([delta(role="assistant", content="")]))
-    assert transcript.likely() == 0
-    transcript.add(stream([delta(content="ab")]))
-    assert transcript.likely() == 1
-    transcript.add(stream(delta(content=text) for text in pieces(TEXT * 20, 20)))
-    assert length(TEXT * 20) // 2 < transcript.likely() <= length(TEXT * 20)
-
-
-def test_lines_of_one_event_are_limited() -> None:
-    """Data spread over endless lines is given up, and the next event is read."""
-    raw = b"data: {\n" * (completion.EVENT_LINES_MAX * 3) + b"\n" + stream([delta(content="Olá")])
-    assert count_completion("chat", "gpt-4o", raw).tokens == length("Olá")
-
-
 def test_a_whole_answer_that_is_cut_counts_the_text_that_came() -> None:
     """At every byte of it: never its frame, nor what was to come."""
     text = "Um relógio de sol: a sombra diz as horas."
@@ -399,10 +285,3 @@ def test_a_whole_answer_that_is_cut_counts_the_text_that_came() -> None:
         counted = count_completion("chat", "gpt-4o", raw[:cut])
         assert counted.tokens == length(came), cut
         assert not counted.flags
-
-
-def test_what_is_no_answer_at_all_is_estimated() -> None:
-    """An object that cannot be read is sized, and says so."""
-    counted = count_completion("chat", "gpt-4o", b'{"choices": nonsense ' + b"x" * 400)
-    assert counted.tokens > 50
-    assert "estimated" in counted.flags
