@@ -9,8 +9,6 @@ from uuid import UUID
 
 import click
 
-from shared.pricing import FLAG_RATES
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -53,6 +51,8 @@ def clean(text: Any) -> str:
 
 def flags(names: Iterable[str]) -> list[str]:
     """The flags of an event that a person reads: without the rates, which a receipt shows line by line."""
+    from shared.pricing import FLAG_RATES
+
     return [name for name in names if not name.startswith(FLAG_RATES)]
 
 
