@@ -17,7 +17,7 @@ _HEAD: Final = re.compile(
 )
 _TEXT: Final = rb'(?![\x80-\xbf])([^"\\\x00-\x1f]*+(?:\\["\\/bfnrt][^"\\\x00-\x1f]*+)*+)'
 _TAIL: Final = (
-    rb'"(?:,"role":"[a-z]{1,16}")?(?:,"refusal":null)?\}(?:,"logprobs":null)?,"finish_reason":null(?:,"logprobs":null)?\}\]'
+    rb'"(?:,"role":"[a-z]{1,16}")?(?:,"refusal":null)?\}(?:,"(?:logprobs|finish_reason)":null){0,2}\}\]'
     rb'(?:,"(?!choices")[a-z_]{1,32}":(?:"[ !#-\[\]-~]*+"|null|[0-9]{1,18}))*+\}'
 )
 _rest = re.compile(_TEXT + _TAIL + rb"\n\n").fullmatch

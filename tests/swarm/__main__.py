@@ -19,6 +19,7 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory(prefix="sundial-swarm-") as temporary:
         folder = asked.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # PostgreSQL runs as somebody else, and must come in
         template = make_template(folder / "template")
         for seed in asked.seeds:
