@@ -6,12 +6,24 @@ import json
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.harness.scripted_chain import ASK, Scripted, answer_of, with_length
+from tests.harness.scripted_chain import (
+    ASK,
+    SSE,
+    STREAM,
+    Scripted,
+    answer_of,
+    chunked,
+    text_event,
+    tokens_of,
+    with_length,
+)
+from tests.harness.scripted_server import Peer
 
 BODY_BYTES_MAX: Final = 300_000
 ANSWER_S_MAX: Final = 20.0
 QUIET_S: Final = 0.5
 """Silence after which a connection that is kept is taken to have said everything."""
+STOPPED_S_MAX: Final = 5.0
 BODY: Final = json.dumps(ASK).encode()
 
 
@@ -66,6 +78,29 @@ async def test_c4_unusual_requests(scripted: Scripted) -> None:
     assert statuses(bare) in ([200], [400])
     await scripted.events(3 + statuses(bare).count(200))
     await scripted.nothing_booked()
+
+
+async def test_c4_a_half_close_is_leaving(scripted: Scripted) -> None:
+    """The request was whole and its answer streams: who ends the sending side then has left. The upstream is stopped,
+    and what came is charged."""
+    gone = asyncio.Event()
+
+    async def play(peer: Peer) -> None:
+        await peer.say(SSE + chunked(text_event("Um relógio") + text_event(" de sol")))
+        await peer.gone()
+        gone.set()
+
+    scripted.plays(play)
+    address = urlsplit(scripted.chain.stack.base_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(request(json.dumps(STREAM).encode()).replace(b"KEY", scripted.secret.encode()))
+    await asyncio.wait_for(reader.readuntil(b" de sol"), ANSWER_S_MAX)
+    writer.write_eof()
+    await asyncio.wait_for(gone.wait(), STOPPED_S_MAX)
+    writer.close()
+    [booked] = await scripted.events(1)
+    assert (booked["outcome"], booked["evidence"]) == ("client_gone", "recounted")
+    assert booked["tokens_out"] == tokens_of("Um relógio de sol")
 
 
 async def test_c5_bodies_that_are_none(scripted: Scripted) -> None:
