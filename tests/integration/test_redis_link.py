@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,17 @@ import redis
 
 from gateway import redis_link
 from gateway.redis_link import ANSWER_S_MAX, RedisAnswerError, RedisAwayError, RedisLink
+from tests.harness.budget_fixtures import proxy, server
 from tests.harness.hold_scripts import HoldScripts
 from tests.harness.proxy import Proxy
 from tests.harness.redis_versions import RedisProgram, programs, running
 from tests.harness.waiting import until
 
+__all__ = ["proxy", "server"]
+
 pytestmark = pytest.mark.integration
 
 SETTLE_KEYS = ("account", "holds", "unposted", "deadlines", "stream")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProgram]:
-    with running(min(programs()), tmp_path_factory.mktemp("redis"), appendonly="no") as started:
-        yield started
-
-
-@pytest.fixture
-async def proxy(server: RedisProgram) -> AsyncIterator[Proxy]:
-    async with Proxy(server.port).listening() as started:
-        yield started
 
 
 @pytest.fixture
