@@ -44,7 +44,10 @@ class ExhaustedError(Exception):
 class Hold:
     """Credit set aside for one running call."""
 
-    __slots__ = ("bounds", "call", "closed", "closing", "draft", "exhausted", "held_mc", "mode", "noted")
+    __slots__ = (
+        *("bounds", "call", "charge_mc", "closed", "closing", "draft", "exhausted", "held_mc", "mode", "noted"),
+        *("recorded", "unheld"),
+    )
 
     def __init__(self, call: Call, bounds: Bounds, held_mc: int, mode: str, draft: UsageEvent, noted: bytes) -> None:
         self.call = call
@@ -60,6 +63,12 @@ class Hold:
         self.closing = False
         """Somebody is closing this call: nobody else may."""
         self.closed = False
+        self.recorded = False
+        """The journal has its close."""
+        self.charge_mc = 0
+        """What it was closed at."""
+        self.unheld = False
+        """It went on while Redis could not be asked for more: nothing bounds what it may cost."""
 
     @property
     def output_tokens(self) -> int:
@@ -202,9 +211,12 @@ class Budget:
                 metrics.HOLDS_AGAIN.inc(verdict != b"gone")
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("extend_failed", error=str(error))
+            hold.unheld = hold.unheld or more_mc > 0
             return True
         if verdict != b"gone":
             hold.held_mc = facts[0]
+        elif more_mc:
+            hold.unheld = True
         return bool(verdict != b"refused")
 
     async def _extend(self, hold: Hold, more_mc: int, *, again_mc: int | None = None) -> list[Any]:

@@ -29,14 +29,14 @@ def book(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     """The commit point of usage: after this the S record is on disk and Redis is told as soon as it can be."""
     closed = event(gate, hold, counted, facts)
     payload = events.encode(closed)
-    _write(gate, b"S", hold, payload)
+    hold.recorded, hold.charge_mc = _write(gate, b"S", hold, payload), closed.charge_mc
     gate.budget.settle(hold, closed, payload)
     _say(closed, hold)
 
 
 def book_draft(gate: Gate, hold: "Hold") -> None:
     """What was last noted of a call, as lost: where the call cannot be counted."""
-    _write(gate, b"S", hold, hold.noted)
+    hold.recorded, hold.charge_mc = _write(gate, b"S", hold, hold.noted), hold.draft.charge_mc
     gate.budget.settle(hold, hold.draft, hold.noted)
     _say(hold.draft, hold)
 
@@ -44,7 +44,7 @@ def book_draft(gate: Gate, hold: "Hold") -> None:
 def void(gate: Gate, hold: "Hold") -> None:
     """The call came to nothing: give the hold back, book nothing."""
     hold.closing = True
-    _write(gate, b"V", hold, hold.noted)
+    hold.recorded = _write(gate, b"V", hold, hold.noted)
     gate.budget.void(hold)
 
 
@@ -61,13 +61,16 @@ def note(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     _write(gate, b"C", hold, hold.noted)
 
 
-def _write(gate: Gate, kind: Kind, hold: "Hold", record: bytes) -> None:
+def _write(gate: Gate, kind: Kind, hold: "Hold", record: bytes) -> bool:
+    """Whether the journal has it now."""
     try:
         gate.journal.write(kind, record)
     except JournalFullError as error:
         # Running calls still close: Redis and the meter have the event, only this disk does not.
         metrics.JOURNAL_FAILURES.inc()
         log.error("journal_write_failed", kind=kind.decode(), event_id=hold.call.event_text, error=str(error))  # noqa: TRY400
+        return False
+    return True
 
 
 def _say(closed: UsageEvent, hold: "Hold") -> None:

@@ -1,4 +1,5 @@
-"""The gateway's local file: what was sent (D), what had streamed (C), what was used (S), what came to nothing (V).
+"""The gateway's local file: what was sent (D), what had streamed (C), what was used (S), what came to nothing (V), and
+which answers ended well for their clients (E).
 
 A D record is written before the upstream is called, the S record before the last bytes reach the client: from then on
 the usage is a fact, whatever happens to Redis or to this process. Records survive the death of the process as soon as
@@ -37,7 +38,7 @@ _SETTLED: Final = "settled"
 """Marks the journal of a process that ended in order, and names the epochs of Redis, a line for each shard, to which
 all of it was told: kept for its day, should Redis or Postgres lose what it holds."""
 
-Kind = Literal[b"D", b"C", b"S", b"V"]
+Kind = Literal[b"D", b"C", b"S", b"V", b"E"]
 
 log = structlog.get_logger()
 
@@ -61,6 +62,8 @@ class Journal:
         self._descriptor = -1
         self._full: list[int] = []
         """Descriptors of full segments, closed by the thread that syncs them."""
+        self._late: list[bytes] = []
+        """Lines that go with the next record."""
         self._dirty = False
         self._syncing = threading.Lock()
         self._opened_at_s = 0.0
@@ -76,8 +79,26 @@ class Journal:
 
     def write(self, kind: Kind, payload: bytes) -> None:
         """Append one record. Raises JournalFullError; a record is then either whole or dropped when it is read."""
-        line = b"%s %s\n" % (kind, payload)
-        self._append(b"%08x %s" % (zlib.crc32(line), line))
+        if self._late:
+            self._late.append(_line(kind, payload))
+            data = b"".join(self._late)
+            self._late.clear()
+        else:
+            data = _line(kind, payload)
+        self._append(data)
+
+    def later(self, kind: Kind, payload: bytes) -> None:
+        """Append one record that may be lost: with the next one, or at the next `flush`. It never precedes one that was
+        written before it."""
+        self._late.append(_line(kind, payload))
+
+    def flush(self) -> None:
+        """Write what waits; it is lost where that fails."""
+        if self._late:
+            data = b"".join(self._late)
+            self._late.clear()
+            with contextlib.suppress(JournalFullError):
+                self._append(data)
 
     def probe(self) -> None:
         """See whether there is room again; meant for each second while `failing`, as no call begins then that would
@@ -135,6 +156,7 @@ class Journal:
     def close(self, *, told: Sequence[str] | None = None) -> None:
         """`told`: the epochs of Redis in which every call in it was confirmed, by shard: while Redis still has them
         nobody need report them again. None: not all was confirmed."""
+        self.flush()
         self.sync()
         os.close(self._descriptor)
         if told is not None:
@@ -252,6 +274,11 @@ def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
             yield line[9:10], line[11:]
         elif line:
             yield None
+
+
+def _line(kind: Kind, payload: bytes) -> bytes:
+    line = b"%s %s\n" % (kind, payload)
+    return b"%08x %s" % (zlib.crc32(line), line)
 
 
 def _is_settled(folder: Path) -> bool:

@@ -71,6 +71,13 @@ RECOUNTS_SKIPPED = Counter(
 RETOLD = Counter(
     "sundial_gateway_retold_total", "Calls told again from a journal, because Redis may have forgotten them."
 )
+VIOLATIONS = Counter(
+    "sundial_gateway_invariant_violations_total",
+    "Answers of which an invariant did not hold, by rule; any is a page. client_last: the end left and the journal has "
+    "no record. bytes: the client's bytes are not the upstream's. floor: a call cost more than its hold and one slice. "
+    "isolation: the upstream gave another call's answer, which was refused.",
+    ["rule"],
+)
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")
 

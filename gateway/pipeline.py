@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway import budget, closing, counting
+from gateway import budget, closing, counting, proof
 from gateway.admission import Call, admit, admit_upload, permit, with_cap
 from gateway.bodies import Upload, read_body
 from gateway.bounds import bound
@@ -124,7 +124,7 @@ async def send(gate: Gate, hold: Hold, request: web.BaseRequest) -> Answer:
         body = with_cap(call.rates, body, hold.output_tokens // call.ask.choices, limits)
     headers = to_upstream(request, call)
     try:
-        return await gate.upstream.open(call.family.method, call.family.path, headers, body, call.upload)
+        answer = await gate.upstream.open(call.family.method, call.family.path, headers, body, call.upload)
     except UpstreamError as error:
         # Only from before the head: later breaks are the relay's. Nothing was sent, or it came to nothing: void. Sent
         # and never answered: the upstream may be at work and bill it, so it is booked, at nothing.
@@ -136,3 +136,9 @@ async def send(gate: Gate, hold: Hold, request: web.BaseRequest) -> Answer:
     except asyncio.CancelledError:
         closing.unanswered(gate, hold, "drained" if gate.cutting else "client_gone")
         raise
+    if proof.is_anothers(call, answer.head):
+        answer.stop()
+        answer.finish()
+        closing.unanswered(gate, hold, "upstream_error")
+        raise Refusal("upstream_unavailable")
+    return answer

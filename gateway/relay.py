@@ -6,6 +6,7 @@ and the clock (keep-alive comments, silence).
 """
 
 import asyncio
+import re
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from gateway.reply import LAST_CHUNK, Opening
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
+from gateway.witness import Witness
 
 KEEPALIVE: Final = b": keep-alive\n\n"
 LOOK_BYTES: Final = 16 * 1024
@@ -21,6 +23,11 @@ UNLOOKED_BYTES_MAX: Final = 4 * LOOK_BYTES
 """New bytes that may pass before that look is over; then the upstream waits, however fast it is."""
 LATE_BYTES_MAX: Final = 64 * 1024
 """Bytes after the terminal event that are waited for: a usage, and the end of the answer."""
+_LAST_EVENT: Final = re.compile(
+    rb"^(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\b)", re.MULTILINE
+)
+"""How an event begins that ends a stream of whatever family. No text of a model's has it: in JSON there are no line
+ends."""
 
 
 class Tap(Protocol):
@@ -65,10 +72,11 @@ class Relay:
         opening: Opening,
         stall_s: float,
         *,
+        may_take: bool = False,
         at_once: bool = True,
     ) -> None:
-        """`stall_s`: for which a client may read nothing. `at_once`: the answer's head leaves now, not before the first
-        bytes of its body."""
+        """`stall_s`: for which a client may read nothing. `may_take`: the tap takes a usage event out. `at_once`: the
+        answer's head leaves now, not before the first bytes of its body."""
         self._loop = asyncio.get_running_loop()
         self._client = request.transport
         self._protocol = request.protocol
@@ -77,6 +85,7 @@ class Relay:
         self._tap = tap
         self._chunked = opening.chunked
         self._stall_s = stall_s
+        self._streams = at_once
         self._head = opening.head
         # From here on aiohttp must not answer this request, not even that something went wrong.
         self._writer.output_size = len(self._head)
@@ -93,7 +102,15 @@ class Relay:
         self._room: int | None = None
         self._overhead = 0
         self._see_at = 0
+        self.witness = Witness(may_take=may_take)
         self.bytes_in = 0
+        self.bytes_ignored = 0
+        """Those of them that came after the end that we had set."""
+        self.bytes_out = 0
+        """Bytes given to the client's transport, less the framing."""
+        self.bytes_added = 0
+        """Those of them that are ours."""
+        self._last_out = b""
         self.first_byte_s = 0.0
         self.last_byte_s = self._started_s = self._loop.time()
         self.complete = False
@@ -114,12 +131,16 @@ class Relay:
             self.first_byte_s = self.last_byte_s
         self.bytes_in += len(data)
         if self.ending:
+            self.bytes_ignored += len(data)
             return
         if self.to_end:
             self._feed_to_boundary(data)
             self._wake()
             return
-        if out := self._tap.feed(data):
+        out = self._tap.feed(data)
+        if out is not data or not self.witness.idle:
+            self.witness.see(data, out)
+        if out:
             self.write(out)
             if self._protocol.writing_paused and not self.stalled and not self.client_gone:
                 self.stalled = True
@@ -146,10 +167,13 @@ class Relay:
 
     def _feed_to_boundary(self, data: bytes) -> None:
         """Line by line up to the end of the event that the client has the beginning of."""
+        at = 0
         for line in data.splitlines(keepends=True):
-            self.write(self._tap.feed(line))
+            at += len(line)
+            self.pass_on(line, self._tap.feed(line))
             if self._tap.at_boundary or self._tap.done:
                 self.ending = True
+                self.bytes_ignored += len(data) - at
                 return
 
     def on_end(self) -> None:
@@ -162,11 +186,23 @@ class Relay:
 
     # The call's side --------------------------------------------------------------------------------------
 
+    def pass_on(self, came: bytes, out: bytes) -> None:
+        """`out` is what the tap gave out of all that came, `came` the last of it."""
+        self.witness.see(came, out)
+        self.write(out)
+
+    def add(self, data: bytes) -> None:
+        """Bytes of our own to the client."""
+        self.bytes_added += len(data)
+        self.write(data)
+
     def write(self, data: bytes) -> None:
         """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled, or is one
         that outlives it."""
         if not data or self._client is None or self._client.is_closing():
             return
+        self.bytes_out += len(data)
+        self._last_out = data
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
@@ -200,6 +236,14 @@ class Relay:
             self.stalled = False
             self._answer.resume()
             await self.wait(left)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has the end of the answer already, by what was written: the last event of a stream, or the
+        whole of anything else."""
+        if self._streams:
+            return _LAST_EVENT.search(self._last_out) is not None
+        return 0 < self.bytes_in <= self.bytes_out
 
     @property
     def now_s(self) -> float:
@@ -238,16 +282,15 @@ class Relay:
             pass  # the client left: nobody is to be waited for
         return True
 
-    async def end(self) -> None:
-        """The clean end of an answer. A client that does not take it is cut off."""
+    async def end(self) -> bool:
+        """The clean end of an answer: whether the client was given it. One that does not take it is cut off."""
         if self.client_gone:
-            return
+            return False
         assert self._client is not None
         if last := self._head + (LAST_CHUNK if self._chunked else b""):
             self._head = b""
             self._client.write(last)
-        if self._protocol.writing_paused:
-            await self._drained()
+        return not self._protocol.writing_paused or await self._drained()
 
     def _abort(self) -> None:
         """At once, with all that was not sent yet: closing would wait for the client to read it."""

@@ -1,7 +1,7 @@
 """What dead processes left behind: their journals, settled by a process that lives, or by the next one that starts.
 
 Cases of one call, by its records: S: settled again (the meter knows events by their id, so a repeat is harmless).
-V: nothing. D, perhaps with C: the process died under it; it is booked as lost, at its last note.
+V: nothing. D, perhaps with C: the process died under it; it is booked as lost, at its last note. E says nothing new.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ def last_words(records: Iterable[tuple[bytes, bytes]]) -> Iterator[UsageEvent]:
     """The event to book for each call of a journal. Pure."""
     last: dict[str, tuple[bytes, UsageEvent]] = {}
     for kind, payload in records:
+        if kind == b"E":
+            continue
         try:
             event = events.decode(payload)
         except UnreadableEntryError as error:

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway import closing, counting, farewell
+from gateway import closing, counting, farewell, proof
 from gateway.admission import Call
 from gateway.binary_tap import BinaryTap
 from gateway.budget import Hold
@@ -55,11 +55,20 @@ async def relay(gate: Gate, hold: Hold, request: web.BaseRequest, answer: Answer
     streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
     tap = _tap(hold.call, head.get(b"content-encoding"), streams=streams, failed=head.status >= 400)
     opened = opening(request, head, hold.call.event_text, keep_alive=gate.keep_alive, grows=streams)
-    relay = Relay(request, answer, tap, opened, gate.settings.client_stall_s, at_once=not isinstance(tap, PlainTap))
+    relay = Relay(
+        request,
+        answer,
+        tap,
+        opened,
+        gate.settings.client_stall_s,
+        may_take=streams and hold.call.strip_usage,
+        at_once=not isinstance(tap, PlainTap),
+    )
     running = Running(gate, hold, answer, tap, relay)
     try:
         if await running.carry():
-            await relay.end()
+            if await relay.end():
+                running.prove()
             running.offer_recount()
     except BaseException as error:
         # Cancelled: the client is gone, or this process is. Anything else is a fault of ours.
@@ -104,6 +113,8 @@ class Running:
         self._notes = Notes(gate, hold)
         self._complete: Counted | None = None
         """What was booked, of an answer that came to its end."""
+        self._early = False
+        """The client had the end before the record of the call was written."""
 
     async def carry(self) -> bool:
         """Relay to the end and close the call. True: the client may be given a clean end."""
@@ -114,17 +125,20 @@ class Running:
             self._answer.listen(self.relay, self._piece_bytes)
         outcome = await self._until_end()
         if outcome == "complete":
-            self.relay.write(self._tap.finish())
+            self.relay.pass_on(b"", self._tap.finish())
             if self._answer.status >= 400 and not self._made():
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
                 self._complete = await self._close(self._outcome())
-            self.relay.write(self._tap.release())
+            self._early = self.relay.has_ended
+            self.relay.pass_on(b"", self._tap.release())
+            self.relay.witness.end()
             return True
         self._answer.stop()
         counted = await self._close(outcome)
+        self._early = self.relay.has_ended
         if outcome == "exhausted" and not self._tap.compressed:
-            self.relay.write(self._farewell(counted.usage))
+            self.relay.add(self._farewell(counted.usage))
             return True
         self.relay.cut()
         return False
@@ -138,6 +152,10 @@ class Running:
         if self._tap.error:
             return "upstream_error"
         return "client_gone" if self.relay.client_gone else "complete"
+
+    def prove(self) -> None:
+        """The client was given a clean end: note what it came to."""
+        proof.ended(self._gate.journal, self._hold, self.relay, early=self._early)
 
     def offer_recount(self) -> None:
         """The call is closed and the client has everything: let it be counted once more, if it is one of the sample."""
@@ -180,7 +198,7 @@ class Running:
                 if self._transcript is not None and await self._look(tap, self._transcript):
                     return "exhausted"
                 if relay.silence_s >= settings.keepalive_s and tap.at_boundary:
-                    relay.write(KEEPALIVE)
+                    relay.add(KEEPALIVE)
             self._go_on()
 
     def _ended_well(self) -> bool:

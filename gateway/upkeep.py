@@ -36,6 +36,7 @@ async def keep_journal(journal: Journal) -> None:
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(JOURNAL_SYNC_S)
+        journal.flush()
         journal.turn_over(time.time())
         try:
             await loop.run_in_executor(None, journal.keep)

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
+
 from gateway.journal import LOCK_FILE, read, segments
 from meter.audit_journal import Call
-from shared import events
+from shared import ends, events
+from shared.ends import End
 from shared.events import UnreadableEntryError, UsageEvent
 
 PAGE_CALLS = 1_000
 """Calls that are looked up at once."""
+WAITING_MAX = 50_000
+"""Closed calls of a journal whose ends are waited for; of those that were closed before them an end stands alone."""
 
 
 class Journals:
@@ -43,31 +48,53 @@ class Journals:
             yield page
 
     def _closed(self, folder: Path, *, running: bool) -> Iterator[Call]:
-        """A close is final. What has none is given at the end."""
+        """A close is final. Its end, where it has one, follows it. What has no close is given at the end."""
         begun: dict[UUID, UsageEvent] = {}
-        for kind, event in self._records(folder):
-            if kind in (b"S", b"V"):
-                begun.pop(event.event_id, None)
-                yield Call(event, "settled" if kind == b"S" else "void", running=running)
+        closed: dict[UUID, Call] = {}
+        ended: dict[UUID, End] = {}
+        for kind, record in self._records(folder):
+            if isinstance(record, End):
+                call = closed.pop(record.event_id, None)
+                if call is None:
+                    ended[record.event_id] = record
+                else:
+                    yield msgspec.structs.replace(call, end=record)
+            elif kind in (b"S", b"V"):
+                begun.pop(record.event_id, None)
+                call = Call(record, "settled" if kind == b"S" else "void", running=running)
+                if early := ended.pop(record.event_id, None):
+                    yield msgspec.structs.replace(call, end=early, late=True)
+                    continue
+                closed[record.event_id] = call
+                if len(closed) > WAITING_MAX:
+                    yield closed.pop(next(iter(closed)))
             else:
-                begun[event.event_id] = event
+                begun[record.event_id] = record
+        yield from closed.values()
         yield from (Call(event, "begun", running=running) for event in begun.values())
+        yield from (Call(None, "ended", running=running, end=end) for end in ended.values())
 
-    def _records(self, folder: Path) -> Iterator[tuple[bytes, UsageEvent]]:
+    def _records(self, folder: Path) -> Iterator[tuple[bytes, UsageEvent | End]]:
         for path in segments(folder):
             try:
                 records = list(read(path))
             except FileNotFoundError:
                 continue  # its age has removed it
             for record in records:
-                try:
-                    event = None if record is None else events.decode(record[1])
-                except UnreadableEntryError:
-                    event = None
-                if record is None or not isinstance(event, UsageEvent):
+                said = None if record is None else _decoded(*record)
+                if record is None or said is None:
                     self.damaged[path] += 1
                 else:
-                    yield record[0], event
+                    yield record[0], said
+
+
+def _decoded(kind: bytes, payload: bytes) -> UsageEvent | End | None:
+    """None where it cannot be read."""
+    try:
+        said = ends.decode(payload) if kind == b"E" else events.decode(payload)
+    except (UnreadableEntryError, msgspec.DecodeError):
+        return None
+    return said if isinstance(said, UsageEvent | End) else None
 
 
 def _is_held(folder: Path) -> bool:

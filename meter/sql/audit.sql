@@ -169,6 +169,16 @@ SELECT format('transfer %s of account %s', d.transfer_id, d.account_id) AS subje
        WHEN t.amount_mc > 0 THEN least(greatest(t.amount_mc - t.balance_after_mc, 0), t.amount_mc)
        ELSE least(greatest(t.balance_after_mc - t.amount_mc, 0), -t.amount_mc) END;
 
+-- name: isolation --
+-- I13: an answer that names the call that it answers names its own. LiteLLM echoes the id that the gateway gives each
+-- call; ids of version 7 are ours, its own are of version 4.
+SELECT format('event %s of account %s', event_id, account_id) AS subject,
+       format('was booked by the answer to call %s', upstream_call_id) AS detail
+  FROM (SELECT event_id, account_id, upstream_call_id FROM sundial.usage_events
+         UNION ALL
+        SELECT event_id, account_id, upstream_call_id FROM sundial.event_corrections) AS answered
+ WHERE upstream_call_id <> event_id::text AND upstream_call_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-';
+
 -- name: append_only --
 -- I15: nobody but the owner of the books may change or remove a row.
 SELECT format('%s', c.oid::regclass) AS subject,

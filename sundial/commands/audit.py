@@ -16,7 +16,7 @@ BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposte
 """Rules that are more than one statement on the books: each charge recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)
-JOURNAL_RULES = ("journal",)
+JOURNAL_RULES = ("journal", "client_last", "bytes", "floor")
 
 
 @click.command()
@@ -47,7 +47,9 @@ def audit(quiet: bool, file: Path | None, home: Path | None, as_json: bool) -> N
     that was cut off, a chain that was written anew, another database: each is told with account and seq.
 
     With --journal also: each call that a gateway wrote as settled has one usage row that says the same, or is a dead
-    letter; each that it began is open, or has one too; none that came to nothing has any. Journals hold 24 hours.
+    letter; each that it began is open, or has one too; none that came to nothing has any. And of each answer
+    that ended well: its client had the end after its record, and the upstream's bytes; it costs no more than was held
+    and one slice. Journals hold 24 hours.
 
     \b
     Examples:
@@ -110,7 +112,8 @@ def _journals(home: Path, settings: "CommandSettings", found: list[Any], *, quie
     found.extend(looked_up.violations)
     for path, lines in journals.damaged.items():
         found.append(Violation(audit_journal.RULE, str(path), f"{lines} damaged records, which cannot be looked up"))
-    return {"journals": len(journals), **{state: looked_up.states[state] for state in audit_journal.STATES}}
+    states = {state: looked_up.states[state] for state in audit_journal.STATES}
+    return {"journals": len(journals), **states, "answers": looked_up.ends}
 
 
 def _tell(rules: dict[str, int], found: list[Any], calls: dict[str, int] | None) -> None:

@@ -142,11 +142,12 @@ async def test_images(chain: Chain) -> None:
         await client.images.generate(model="gpt-image-1", prompt=TEXT, n=3, size="1024x1024", quality="low")
     assert chain.upstream.served[2].request["image"] == picture[1]
     two, streamed, edit, own, silent = await receipts(chain)
-    for receipt, served in ((two, 0), (streamed, 1), (edit, 2)):
+    for receipt, served, shown in ((two, 0, 0), (streamed, 1, 0), (edit, 2, 100)):
         usage = reported(chain.upstream.served[served])
-        text = usage["input_tokens"] - 100
-        assert units(receipt) == {"input": text, "image_in": 100, "image_out": usage["output_tokens"]}
-        assert receipt["charge"] == text * 5_000 + 100 * 10_000 + usage["output_tokens"] * 40_000
+        text = usage["input_tokens"] - shown
+        image_in = {"image_in": shown} if shown else {}
+        assert units(receipt) == {"input": text, **image_in, "image_out": usage["output_tokens"]}
+        assert receipt["charge"] == text * 5_000 + shown * 10_000 + usage["output_tokens"] * 40_000
         assert receipt["evidence"] == "provider"
     assert (units(own), own["charge"], own["evidence"]) == ({"images": 2}, 80_000_000, "recounted")
     assert (units(silent), silent["charge"]) == ({"images": 3}, 33_000_000)

@@ -31,7 +31,8 @@ def caller(up: Up) -> Iterator[Caller]:
     found = Caller(up, up.personal("ana", "100000000"))
     with found.client, found.http:
         yield found
-    asyncio.run(assert_books(up.env["SUNDIAL_DATABASE_URL"], up.env["SUNDIAL_REDIS_URL"]))
+    urls = up.env["SUNDIAL_DATABASE_URL"], up.env["SUNDIAL_REDIS_URL"]
+    asyncio.run(assert_books(*urls, home=up.folder / ".sundial"))
 
 
 def last(stream: Any) -> Any:

@@ -1,15 +1,18 @@
 """I6 from the other side: `sundial audit --journal` finds each call of the journals in the books, or says which is
-not."""
+not. And of each answer that ended well, whether its end came last (I7), its bytes are the upstream's (I8), and it cost
+no more than it may (I10)."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from gateway.journal import Journal, Kind
-from shared import events, ids, redis_keys
+from shared import ends, events, ids, redis_keys
+from shared.ends import End
 from shared.events import UsageEvent
 from shared.usage import Usage
 from tests.harness.books import assert_books
@@ -43,10 +46,11 @@ async def calls(desk: Office, database: Database, redis_url: str, tmp_path: Path
     return settled
 
 
-def left_behind(home: Path, *records: tuple[str, UsageEvent]) -> Path:
+def left_behind(home: Path, *records: tuple[str, UsageEvent | End]) -> Path:
     dead = Journal(home, "dead")
-    for kind, event in records:
-        dead.write(cast("Kind", kind.encode()), events.encode(event))
+    for kind, record in records:
+        payload = ends.encode(record) if isinstance(record, End) else events.encode(record)
+        dead.write(cast("Kind", kind.encode()), payload)
     dead.close()
     return dead.folder
 
@@ -65,7 +69,7 @@ async def test_i6_what_is_booked_is_found(desk: Office, calls: list[UsageEvent],
     left_behind(tmp_path)
     report = await desk.ask("audit", "--journal", str(tmp_path))
     told = report["journal"]
-    assert told == {"journals": 3, "booked": 4, "set aside": 0, "void": 1, "under way": 0, "open": 0}
+    assert told == {"journals": 3, "booked": 4, "set aside": 0, "void": 1, "under way": 0, "open": 0, "answers": 0}
 
 
 async def test_i6_a_row_that_is_missing_or_altered_is_named(
@@ -121,7 +125,15 @@ async def test_i6_what_is_not_over_is_told_as_such(desk: Office, tmp_path: Path)
     await desk.bench.client.hset(redis_keys.account(shard, account), "held", 9)
 
     report = await desk.ask("audit", "--journal", str(tmp_path))
-    assert report["journal"] == {"journals": 2, "booked": 0, "set aside": 1, "void": 0, "under way": 1, "open": 2}
+    assert report["journal"] == {
+        "journals": 2,
+        "booked": 0,
+        "set aside": 1,
+        "void": 0,
+        "under way": 1,
+        "open": 2,
+        "answers": 0,
+    }
     report = await desk.ask("audit", "--journal", str(tmp_path), "--quiet", code=1)
     told = [one["detail"] for one in report["violations"] if one["rule"] == "journal"]
     assert sorted(told) == ["begun, and not closed yet"] * 2 + ["settled, but not booked yet"]
@@ -129,6 +141,74 @@ async def test_i6_what_is_not_over_is_told_as_such(desk: Office, tmp_path: Path)
     left_behind(tmp_path, ("D", forgotten))
     assert (await wrong(desk, tmp_path))[forgotten.event_id].startswith("begun, its process is gone")
     alive.close()
+
+
+def end(event: UsageEvent, **more: Any) -> End:
+    """Of an answer of 500 bytes that passed as it came."""
+    return msgspec.structs.replace(End(event_id=event.event_id, came=500, sent=500, slice_mc=10_000), **more)
+
+
+async def test_i7_an_end_stands_behind_its_record(desk: Office, calls: list[UsageEvent], tmp_path: Path) -> None:
+    """Before it, or said to have left before it: too early. Alone: the books have the call, or nobody has."""
+    one, two, three = calls
+    nowhere = used("ana", 5)
+    left_behind(tmp_path, ("E", end(one)), ("S", one), ("S", two), ("E", end(two, early=True)), ("E", end(three)))
+    report = await desk.ask("audit", "--journal", str(tmp_path), code=1)
+    early = "its end left before its record was written"
+    assert told(report) == {(one.event_id, "client_last"): early, (two.event_id, "client_last"): early}
+    assert report["journal"]["answers"] == 3
+
+    left_behind(tmp_path, ("E", end(nowhere)))
+    report = await desk.ask("audit", "--journal", str(tmp_path), code=1)
+    alone = "ended, but it is neither recorded nor booked"
+    assert told(report)[nowhere.event_id, "client_last"] == alone
+
+
+async def test_i8_i10_what_an_end_says_must_hold(desk: Office, database: Database, tmp_path: Path) -> None:
+    """Bytes that differ or do not add up, the clean end of a call that broke; one dearer than its hold and a slice."""
+    good, taken, differs, short, cut = (used("ana", 1, hold_mc=2_000) for _ in range(5))
+    broke = used("ana", 1, hold_mc=2_000, outcome="timeout")
+    just, dear, unbound = (used("ana", 2, hold_mc=3_000) for _ in range(3))
+    records = [(one, end(one)) for one in (good, broke)]
+    records += [(taken, end(taken, stayed=300, added=16, sent=216)), (differs, end(differs, same=False))]
+    records += [(short, end(short, sent=499)), (cut, end(cut, stayed=10))]
+    records += [
+        (just, end(just, slice_mc=1_000)),
+        (dear, end(dear, slice_mc=999)),
+        (unbound, end(unbound, slice_mc=-1)),
+    ]
+    left_behind(tmp_path, *(pair for event, its_end in records for pair in (("S", event), ("E", its_end))))
+    await desk.bench.say(seen("ana", 10**9), *(event for event, _ in records))
+    async with desk.bench.reading():
+        await until(lambda: desk.bench.pool.fetchval("SELECT count(*) = 9 FROM sundial.usage_events"))
+    report = await desk.ask("audit", "--journal", str(tmp_path), code=1)
+    assert told(report) == {
+        (differs.event_id, "bytes"): "what left is not what came",
+        (short.event_id, "bytes"): "500 bytes came, 0 stayed, 0 were added, but 499 left",
+        (cut.event_id, "bytes"): "500 bytes came, 10 stayed, 0 were added, but 500 left",
+        (broke.event_id, "bytes"): "it has a clean end, though it was closed as timeout",
+        (dear.event_id, "floor"): "costs 4000 mc; 3000 mc were held, and a slice is 999 mc",
+    }
+
+
+async def test_i13_an_answer_of_another_call_is_told(desk: Office) -> None:
+    """Its id is not that of the call; an id of LiteLLM's own making says nothing."""
+    own = used("ana", 1)
+    own = msgspec.structs.replace(own, upstream_call_id=str(own.event_id))
+    crossed = used("ana", 1, upstream_call_id=str(own.event_id))
+    foreign = used("ana", 1, upstream_call_id="d7b8aa54-0d0b-4a5e-9f30-2f6a1c9d11aa")
+    await desk.bench.say(own, crossed, foreign)
+    async with desk.bench.reading():
+        await until(lambda: desk.bench.pool.fetchval("SELECT count(*) = 3 FROM sundial.usage_events"))
+    report = await desk.ask("audit", code=1)
+    assert told(report) == {
+        (crossed.event_id, "isolation"): f"was booked by the answer to call {own.event_id}",
+    }
+
+
+def told(report: dict[str, Any]) -> dict[tuple[UUID, str], str]:
+    """What is wrong, by event and rule."""
+    return {(UUID(one["subject"].split()[1]), one["rule"]): one["detail"] for one in report["violations"]}
 
 
 async def test_i6_a_damaged_record_is_told(desk: Office, calls: list[UsageEvent], tmp_path: Path) -> None:
@@ -155,4 +235,12 @@ async def test_i6_the_journal_of_a_running_gateway_is_in_the_books(chain: Chain)
     assert await chain.stack.gateway.stop() == 0
     await chain.settled("ana")
     report = await chain.stack.sundial("audit", "--journal", home, "--quiet")
-    assert report["journal"] == {"journals": 1, "booked": 6, "set aside": 0, "void": 0, "under way": 0, "open": 0}
+    assert report["journal"] == {
+        "journals": 1,
+        "booked": 6,
+        "set aside": 0,
+        "void": 0,
+        "under way": 0,
+        "open": 0,
+        "answers": 6,
+    }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.embedded import free_port
+from tests.harness.messages import fresh_event_id
 from tests.harness.scripted_chain import (
     ASK,
     SSE,
@@ -147,6 +148,14 @@ async def test_u8_what_is_no_answer(scripted: Scripted) -> None:
         assert len(scripted.asked) == number
         assert scripted.connections == connections + 1
     await scripted.nothing_booked()
+    # The answer to another call, by the id that LiteLLM echoes: nobody sees a byte of it.
+    other = b"x-litellm-call-id: %b\r\n" % str(fresh_event_id()).encode()
+    scripted.says(ok + other + b"content-length: 2\r\n\r\nok")
+    got = await scripted.call()
+    assert (got.status, got.code) == (502, "upstream_unavailable")
+    [booked] = await scripted.events(1)
+    assert (booked["outcome"], booked["charge_mc"]) == ("upstream_error", 0)
+    assert await scripted.metric('sundial_gateway_invariant_violations_total{rule="isolation"}') == 1
     # A frame that is none, after text: the client sees a cut, and pays what came.
     scripted.says(SSE + chunked(text_event("Olá")) + b"xyz\r\n")
     assert not (await scripted.call(STREAM)).clean

@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from redis import asyncio as aioredis
 
 from meter.audit import audit
+from meter.audit_journal import audit_journals
 from shared import ids, redis_keys
+from sundial.journals import Journals
 
 QUIET_S_MAX: Final = 15.0
 LOOKS_MAX: Final = 3
@@ -17,12 +20,18 @@ What is wrong with the books themselves is wrong each time."""
 _POLL_S: Final = 0.02
 
 
-async def assert_books(database_url: str, redis_url: str, *, quiet: bool = True) -> None:
-    """Fail with every broken invariant. With `quiet` wait first until every stream is booked and every hold closed."""
+async def assert_books(database_url: str, redis_url: str, *, quiet: bool = True, home: Path | None = None) -> None:
+    """Fail with every broken invariant. With `quiet` wait first until every stream is booked and every hold closed.
+
+    `home`: SUNDIAL_HOME of gateways, whose journals are looked up too, and what they say of how answers ended.
+    """
     for _ in range(LOOKS_MAX):
         if quiet:
             await until_quiet(redis_url)
         violations = await audit(database_url, redis_url, quiet=quiet)
+        if home is not None:
+            pages = Journals(home).pages()
+            violations += (await audit_journals(database_url, redis_url, pages, quiet=quiet)).violations
         if not violations:
             return
     assert not violations, "\n".join(["the books do not close:", *map(str, violations)])

@@ -39,7 +39,7 @@ async def running_chain(
     try:
         await stack.start()
         yield Chain(stack, upstream)
-        await assert_books(database.url, redis_url)
+        await assert_books(database.url, redis_url, home=home)
     finally:
         await stack.stop()
 

@@ -198,11 +198,12 @@ def images(asked: Asked) -> Reply:
     """Tokens for gpt-image-1; for others an image is an image."""
     number = int(asked.request.get("n") or 1)
     tokens = asked.usage and "gpt-image" in asked.model
+    shown = 100 if "image" in asked.request else 0
     usage = {
-        "input_tokens": asked.prompt_tokens + 100,
-        "input_tokens_details": {"text_tokens": asked.prompt_tokens, "image_tokens": 100},
+        "input_tokens": asked.prompt_tokens + shown,
+        "input_tokens_details": {"text_tokens": asked.prompt_tokens, "image_tokens": shown},
         "output_tokens": 272 * number,
-        "total_tokens": asked.prompt_tokens + 100 + 272 * number,
+        "total_tokens": asked.prompt_tokens + shown + 272 * number,
     }
     look = {"background": "opaque", "output_format": "png", "quality": "low", "size": "1024x1024"}
     reported = usage if tokens else None
@@ -219,7 +220,7 @@ def images(asked: Asked) -> Reply:
 def speech(asked: Asked) -> Reply:
     if asked.request.get("stream_format") != "sse":
         return Reply("audio/mpeg", SOUND)
-    spoken = len(asked.pieces) * 20
+    spoken = len(asked.pieces) * 10
     usage = {"input_tokens": asked.prompt_tokens, "output_tokens": spoken, "total_tokens": asked.prompt_tokens + spoken}
     delta = {"type": "speech.audio.delta", "audio": base64.b64encode(SOUND[:600]).decode()}
     events = [_event(delta, named=False)] * 3 + [_event({"type": "speech.audio.done", "usage": usage}, named=False)]

@@ -197,7 +197,7 @@ async def scripted_chain(
             await stack.start()
             await scripted.begin(Chain(stack, fake))
             yield scripted
-            await assert_books(database.url, redis_url)
+            await assert_books(database.url, redis_url, home=home)
         finally:
             await stack.stop()
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.sse import SseTap
+from gateway.witness import Witness
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 ENDS = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
@@ -154,10 +155,21 @@ def has_text(value: Any) -> bool:
 
 
 def watch(family: str, strip: bool, pieces: list[bytes]) -> tuple[tuple[Any, ...], bytes, bytes]:
-    """Facts, bytes that passed, bytes that were held."""
+    """Facts, bytes that passed, bytes that were held; all of it is what came, less what a witness may miss."""
     tap = SseTap(family, strip)
-    passed = b"".join([*map(tap.feed, pieces), tap.finish()])
+    witness = Witness(may_take=strip)
+    passed = b""
+    for piece in pieces:
+        passed += (out := tap.feed(piece))
+        if out is not piece or not witness.idle:
+            witness.see(piece, out)
+    passed += (out := tap.finish())
+    witness.see(b"", out)
     held = tap.release()
+    witness.see(b"", held)
+    witness.end()
+    assert witness.same, (pieces, passed, held)
+    assert len(passed) + len(held) + witness.taken_bytes == sum(map(len, pieces))
     facts = (tap.events, tap.done, tap.model, tap.usage_raw, tap.usage_partial, tap.finish_reason, tap.error)
     return (*facts, tap.take_raw(), tap.bytes_out), passed, held
 

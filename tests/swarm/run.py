@@ -151,7 +151,7 @@ async def _users(chain: Chain) -> list[Client]:
 
 def _journaled(home: Path) -> set[UUID]:
     """Calls that stand as used in the gateway's journals."""
-    return {call.event.event_id for page in Journals(home).pages() for call in page if call.word == "settled"}
+    return {call.event_id for page in Journals(home).pages() for call in page if call.word == "settled"}
 
 
 async def _ready(program: Program) -> None:
