@@ -24,10 +24,10 @@ UNLOOKED_BYTES_MAX: Final = 4 * LOOK_BYTES
 LATE_BYTES_MAX: Final = 64 * 1024
 """Bytes after the terminal event that are waited for: a usage, and the end of the answer."""
 _LAST_EVENT: Final = re.compile(
-    rb"^(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\b)", re.MULTILINE
+    rb"[\r\n](?:data: ?\[DONE\]|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\b)"
 )
-"""How an event begins that ends a stream of whatever family. No text of a model's has it: in JSON there are no line
-ends."""
+"""How a line begins of an event that ends a stream, of whatever family. No text of a model's has it: in JSON there are
+no line ends."""
 
 
 class Tap(Protocol):
@@ -110,7 +110,7 @@ class Relay:
         """Bytes given to the client's transport, less the framing."""
         self.bytes_added = 0
         """Those of them that are ours."""
-        self._last_out = b""
+        self._last_out = self._before_last = b"\n"
         self.first_byte_s = 0.0
         self.last_byte_s = self._started_s = self._loop.time()
         self.complete = False
@@ -202,7 +202,7 @@ class Relay:
         if not data or self._client is None or self._client.is_closing():
             return
         self.bytes_out += len(data)
-        self._last_out = data
+        self._before_last, self._last_out = self._last_out, data
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
@@ -242,7 +242,7 @@ class Relay:
         """Whether the client has the end of the answer already, by what was written: the last event of a stream, or the
         whole of anything else."""
         if self._streams:
-            return _LAST_EVENT.search(self._last_out) is not None
+            return _LAST_EVENT.search(self._before_last[-1:] + self._last_out) is not None
         return 0 < self.bytes_in <= self.bytes_out
 
     @property
