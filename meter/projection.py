@@ -67,8 +67,10 @@ class Projection:
         self, account_ids: Collection[UUID], posted: Mapping[UUID, Sequence[str]] | None = None
     ) -> None:
         """Tell how these accounts stand in Postgres, and what is `posted`. Raises asyncpg's and redis-py's errors."""
+        since = await self.marks.restorations()
         rows = await self._pool.fetch(_ACCOUNTS_BY_ID, list(account_ids))
         await self.apply([_account(row) for row in rows], posted or {})
+        await self._overtaken(since, {row["shard"] for row in rows})
 
     async def epoch(self, shard: int) -> str | None:
         """The mark of the shard's last rebuild, see shared.epochs; None where Redis has forgotten."""
@@ -81,6 +83,7 @@ class Projection:
         `anew`: it had none. What Redis still has, of whatever origin, is overwritten (see meter.stale_accounts).
         Raises asyncpg's and redis-py's errors.
         """
+        since = await self.marks.restorations()
         if anew:
             behind = await self._stale.wipe(shard)
             if behind:
@@ -96,9 +99,21 @@ class Projection:
             after = rows[-1]["account_id"]
             await self.apply([_account(row) for row in rows], {})
             told += len(rows)
+        if await self._overtaken(since, (shard,)):
+            return told
         # One that has gone meanwhile is missed at the next look: Redis has forgotten then, it was not only restarted.
         await self._client.set(redis_keys.epoch(shard), epoch, xx=not anew)
         return told
+
+    async def _overtaken(self, since: int, shards: Collection[int]) -> bool:
+        """Whether an older Postgres has been noticed since there were `since` restorations. What was read of it in
+        between may be of the story that is lost, and stands in Redis as newer than all that follows: these shards are
+        to be told anew."""
+        if await self.marks.restorations() == since:
+            return False
+        for shard in shards:
+            await self._client.delete(redis_keys.epoch(shard))
+        return True
 
     # Keys
 

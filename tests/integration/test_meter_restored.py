@@ -98,6 +98,35 @@ async def test_p7_it_is_noticed_once(meter: Bench, database: Database, redis_url
     await assert_books(database.url, redis_url)
 
 
+@pytest.mark.parametrize("told", ["anew", "by id"])
+async def test_p7_what_was_read_before_and_is_told_after_is_told_anew(
+    meter: Bench, database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """A meter sleeps between reading an account and telling Redis, and another one finds Postgres older meanwhile and
+    tells all anew: the page from the lost story, newer by its seq, does not stay."""
+    apply = meter.projection.apply
+    await meter.pool.execute("INSERT INTO sundial.projection_queue (what) VALUES ($1)", f"account:{ANA}")
+
+    async def late(accounts: Any, posted: Any) -> int:
+        monkeypatch.undo()
+        page = list(accounts)
+        for one in page:
+            one.seq, one.balance_mc = one.seq + 10, 7
+        await one_behind(database)
+        await meter.watch.look()
+        return int(await apply(page, posted))
+
+    monkeypatch.setattr(meter.projection, "apply", late)
+    if told == "anew":
+        await meter.projection.rebuild(SHARD, "another/1", anew=False)
+    else:
+        await meter.watch.pass_on()
+    assert await meter.client.hget(redis_keys.account(SHARD, str(ANA)), "balance") == b"7"
+    assert await meter.projection.epoch(SHARD) is None
+    await meter.watch.look()
+    await assert_books(database.url, redis_url)
+
+
 async def test_p7_announcements_are_marked_too(meter: Bench, database: Database) -> None:
     """What was announced and is lost (a grant, a key) is noticed without any entry of a stream; a round that would hide
     it is undone."""
