@@ -129,6 +129,7 @@ async def test_p7_what_only_postgres_had_is_lost(own_chain: Chain, own_postgres:
     assert await given_mc(own_chain, "ana") == 1000 * (int(CREDIT) + int(ALLOWANCE))
 
     await until(novo_calls)
+    await until(lambda: fetch(own_chain, "SELECT EXISTS (SELECT FROM sundial.accounts WHERE external_id = 'novo')"))
     await own_chain.settled("novo")
     assert await given_mc(own_chain, "novo") == 1000 * int(ALLOWANCE)
 
