@@ -17,6 +17,8 @@ BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposte
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)
 JOURNAL_RULES = ("journal", "client_last", "bytes", "floor")
+LABELS = {"answers": "answers that ended well"}
+"""What is counted of journals, for people, where the name alone does not say it."""
 
 
 @click.command()
@@ -127,7 +129,7 @@ def _tell(rules: dict[str, int], found: list[Any], calls: dict[str, int] | None)
     ]
     output.print_rich(output.table("", ("Rule", "Result"), rows))
     if calls is not None:
-        counted = [(state, str(count)) for state, count in calls.items()]
+        counted = [(LABELS.get(state, state), str(count)) for state, count in calls.items()]
         output.print_rich(output.table("Calls in the journals", ("State", "Calls"), counted))
     if found:
         details = [(one.rule.replace("_", " "), one.subject, one.detail) for one in found]
