@@ -28,8 +28,9 @@ _VERSION_AT: Final = 14
 log = structlog.get_logger()
 
 
-def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool) -> None:
-    """The client has been given a clean end. `early`: before the record of the call was written."""
+def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool | None) -> None:
+    """The client has been given a clean end. `early`: before the record of the call was written. None: nothing was
+    booked of it, so it leaves no record: an end whose close is in a segment that was dropped must be in the books."""
     witness = relay.witness
     end = End(
         event_id=hold.call.event_id,
@@ -38,10 +39,11 @@ def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool) -> None:
         stayed=witness.taken_bytes + witness.waiting_bytes,
         added=relay.bytes_added,
         same=witness.same,
-        early=early,
+        early=bool(early),
         slice_mc=_slice_mc(hold),
     )
-    journal.later(b"E", ends.encode(end))
+    if early is not None:
+        journal.later(b"E", ends.encode(end))
     if early or not hold.recorded:
         _broken(CLIENT_LAST, hold.call)
     if not end.adds_up:

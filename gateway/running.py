@@ -113,8 +113,8 @@ class Running:
         self._notes = Notes(gate, hold)
         self._complete: Counted | None = None
         """What was booked, of an answer that came to its end."""
-        self._early = False
-        """The client had the end before the record of the call was written."""
+        self._early: bool | None = None
+        """The client had the end before the record of the call was written. None: nothing was booked of it."""
 
     async def carry(self) -> bool:
         """Relay to the end and close the call. True: the client may be given a clean end."""
@@ -130,7 +130,7 @@ class Running:
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
                 self._complete = await self._close(self._outcome())
-            self._early = self.relay.has_ended
+                self._early = self.relay.has_ended
             self.relay.pass_on(b"", self._tap.release())
             self.relay.witness.end()
             return True

@@ -37,7 +37,6 @@ RULE: Final = "journal"
 CLIENT_LAST: Final = "client_last"
 BYTES: Final = "bytes"
 FLOOR: Final = "floor"
-RULES: Final = (RULE, CLIENT_LAST, BYTES, FLOOR)
 BROKEN: Final = ("lost", "timeout", "drained", "client_gone")
 """Outcomes of calls whose clients have no clean end."""
 VIOLATIONS_MAX: Final = 100

@@ -13,8 +13,8 @@ from shared import ends
 from tests.harness.messages import fresh_event_id
 
 
-def ended(home: Path, *, early: bool = False, sold: str = "text", **facts: Any) -> ends.End:
-    """The E record of an answer of 90 bytes, whose call cost 500 mc where 400 were held and a slice is 100."""
+def ended(home: Path, *, early: bool | None = False, sold: str = "text", **facts: Any) -> list[ends.End]:
+    """The E records of an answer of 90 bytes, whose call cost 500 mc where 400 were held and a slice is 100."""
     said: dict[str, Any] = {
         "recorded": True,
         "charge_mc": 500,
@@ -35,9 +35,9 @@ def ended(home: Path, *, early: bool = False, sold: str = "text", **facts: Any) 
     journal = Journal(home, "own")
     proof.ended(journal, cast("Any", hold), cast("Any", relay), early=early)
     journal.close()
-    [(kind, payload)] = [record for path in segments(journal.folder) for record in read(path) if record]
-    assert kind == b"E"
-    return ends.decode(payload)
+    records = [record for path in segments(journal.folder) for record in read(path) if record]
+    assert all(kind == b"E" for kind, _ in records)
+    return [ends.decode(payload) for _, payload in records]
 
 
 def violations() -> dict[str, float]:
@@ -62,12 +62,19 @@ def violations() -> dict[str, float]:
 def test_what_is_broken_is_counted(tmp_path: Path, facts: dict[str, Any], rule: str) -> None:
     """By rule, once; the record has what the audit needs to find the same."""
     before = violations()
-    end = ended(tmp_path, **facts)
+    [end] = ended(tmp_path, **facts)
     assert {name: count - before[name] for name, count in violations().items() if count != before[name]} == (
         {rule: 1} if rule else {}
     )
     assert (end.came, end.sent, end.slice_mc) == (90, facts.get("out", 90), -1 if facts.keys() & _UNBOUND else 100)
     assert (end.early, end.same) == (facts.get("early", False), facts.get("same", True))
+
+
+def test_what_was_not_booked_leaves_no_record(tmp_path: Path) -> None:
+    """But its bytes are looked at all the same."""
+    before = violations()
+    assert ended(tmp_path, early=None, out=89) == []
+    assert violations() == before | {proof.BYTES: before[proof.BYTES] + 1}
 
 
 _UNBOUND = {"mode", "unheld", "sold"}
