@@ -27,6 +27,9 @@ _VERSION_AT: Final = 14
 
 log = structlog.get_logger()
 
+for _rule in (CLIENT_LAST, BYTES, FLOOR, ISOLATION):
+    metrics.VIOLATIONS.labels(_rule)  # 0 is said, too: an alarm needs something to compare with
+
 
 def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool | None) -> None:
     """The client has been given a clean end. `early`: before the record of the call was written. None: nothing was
