@@ -239,8 +239,8 @@ class Relay:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the client has the end of the answer already, by what was written: the last event of a stream, or the
-        whole of anything else."""
+        """Whether the client has the end of the answer already, by what was written: the last event of a stream, where
+        the piece that was written last has the beginning of it; or the whole of anything else."""
         if self._streams:
             return _LAST_EVENT.search(self._before_last[-1:] + self._last_out) is not None
         return 0 < self.bytes_in <= self.bytes_out
