@@ -39,7 +39,7 @@ def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool | None) -> 
         event_id=hold.call.event_id,
         came=relay.bytes_in - relay.bytes_ignored,
         sent=relay.bytes_out,
-        stayed=witness.taken_bytes + witness.waiting_bytes,
+        stayed=witness.stayed_bytes,
         added=relay.bytes_added,
         same=witness.same,
         early=bool(early),

@@ -186,9 +186,9 @@ class Relay:
 
     # The call's side --------------------------------------------------------------------------------------
 
-    def pass_on(self, came: bytes, out: bytes) -> None:
-        """`out` is what the tap gave out of all that came, `came` the last of it."""
-        self.witness.see(came, out)
+    def pass_on(self, came: bytes, out: bytes, *, ended: bool = False) -> None:
+        """`out` is what the tap gave out of all that came, `came` the last of it. `ended`: nothing more will come."""
+        self.witness.see(came, out, ended=ended)
         self.write(out)
 
     def add(self, data: bytes) -> None:

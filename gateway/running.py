@@ -125,13 +125,13 @@ class Running:
             self._answer.listen(self.relay, self._piece_bytes)
         outcome = await self._until_end()
         if outcome == "complete":
-            self.relay.pass_on(b"", self._tap.finish())
+            self.relay.pass_on(b"", self._tap.finish(), ended=True)
             if self._answer.status >= 400 and not self._made():
                 closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
             else:
                 self._complete = await self._close(self._outcome())
                 self._early = self.relay.has_ended
-            self.relay.pass_on(b"", self._tap.release())
+            self.relay.pass_on(b"", self._tap.release(), ended=True)
             self.relay.witness.end()
             return True
         self._answer.stop()

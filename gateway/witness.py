@@ -1,96 +1,113 @@
 """Looks on as an answer passes: what leaves is what came, less the usage event that only the gateway asked for (I8).
 
 It does not know how the observers (gateway.sse, gateway.plain_tap) decide. It sees what goes into one and what comes
-out of it: what stays inside is remembered, and compared when it comes out.
+out of it, and follows every way in which the one may be made of the other: bytes that come out may be those of a usage
+event or of the one after it, where both begin alike, and which they are shows only as more comes.
 """
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Final, TypeAlias
 
 from gateway.answer import parse
 from gateway.sse import HOLD_BYTES_MAX
 from gateway.sse_events import carries_only_usage, comments, event_end, payload
 
+REMEMBERED_BYTES_MAX: Final = 4 * HOLD_BYTES_MAX
+"""Bytes that are kept because they may have left or not. Of more, all that may have been taken out was."""
+_USAGE: Final = b'"usage"'
+
+Way: TypeAlias = tuple[int, bool]
+"""How much of what is remembered has left or was taken out, and whether a CR was the last of it that was taken out: an
+LF that comes next belongs to it."""
+
 
 class Witness:
     """Of one answer. `may_take`: a usage event may be taken out of it."""
 
-    __slots__ = ("_after_cr", "_may_take", "_waiting", "idle", "same", "taken_bytes")
+    __slots__ = ("_may_take", "_remembered", "_ways", "idle", "same", "stayed_bytes")
 
     def __init__(self, *, may_take: bool) -> None:
         self._may_take = may_take
-        self._waiting = bytearray()
-        """What came and has not left."""
-        self._after_cr = False
-        """The last event that was taken out ended in a CR: an LF that comes next belongs to it."""
+        self._remembered = bytearray()
+        """What came, from the first byte on that may not have left."""
+        self._ways: set[Way] = {(0, False)}
         self.idle = True
         """Nothing waits: a piece that leaves as the very object that it came as needs no look."""
-        self.taken_bytes = 0
-        """Bytes of the usage events that stay here for good."""
+        self.stayed_bytes = 0
+        """Bytes that came and have not left: those that wait, and those that were taken out."""
         self.same = True
-        """Nothing else was missing, added, changed or moved."""
+        """Nothing but usage events was missing, nothing added, changed or moved."""
 
-    @property
-    def waiting_bytes(self) -> int:
-        return len(self._waiting)
-
-    def see(self, came: bytes, left: bytes) -> None:
-        """`came` went in, and then `left` came out."""
+    def see(self, came: bytes, left: bytes, *, ended: bool = False) -> None:
+        """`came` went in, and then `left` came out. `ended`: nothing more will come, so the last event is whole."""
         if not self.same:
             return
-        waiting = self._waiting
-        waiting += came
-        if waiting.startswith(left) and not self._after_cr:
-            del waiting[: len(left)]
-        elif self._may_take:
-            self._see_taken(left)
-        else:
-            self._differs()
-        self.idle = self.same and not self._waiting and not self._after_cr
+        self.stayed_bytes += len(came) - len(left)
+        self._remembered += came
+        self._follow(left, ended=ended)
 
     def end(self) -> None:
         """The answer has ended well: what still waits must be what is taken out."""
-        if not self._waiting or not self.same:
-            return
-        if self._may_take:
-            self._see_taken(b"")
-        if self._may_take and _is_usage(bytes(self._waiting)):  # the last event, without its blank line
-            self.taken_bytes += len(self._waiting)
-            self._waiting.clear()
-        if self._waiting:
-            self._differs()
+        if self.same:
+            self._follow(b"", ended=True)
+            self.same = any(at == len(self._remembered) for at, _ in self._ways)
 
-    def _see_taken(self, left: bytes) -> None:
-        """Walk both, event by event; what is missing in `left` must be a usage event."""
-        waiting, at, out = bytes(self._waiting), 0, 0
-        if self._after_cr and waiting:
-            self._after_cr = False
-            if waiting.startswith(b"\n") and not left.startswith(b"\n"):
-                at, self.taken_bytes = 1, self.taken_bytes + 1
-        has_cr = b"\r" in waiting
-        while (end := event_end(waiting, at, at, has_cr)) >= 0:
-            event = waiting[at:end]
-            if left.startswith(event, out):
-                out += len(event)
-            elif _is_usage(event):
-                kept = comments(event)
-                kept = kept if left.startswith(kept, out) else b""
-                out += len(kept)
-                self.taken_bytes += len(event) - len(kept)
-                self._after_cr = event.endswith(b"\r") and end == len(waiting)
-            else:
-                break
-            at = end
-        rest = left[out:]
-        if waiting.startswith(rest, at):
-            self._waiting = bytearray(waiting[at + len(rest) :])
+    def _follow(self, left: bytes, *, ended: bool) -> None:
+        remembered = bytes(self._remembered)
+        if left == remembered and self._ways == {(0, False)}:
+            ways = {(len(left), False)}
+        elif self._may_take and (_USAGE in remembered or self._ways != {(0, False)}):
+            ways = _onward(remembered, self._ways, left, ended=ended)
+            if len(remembered) > REMEMBERED_BYTES_MAX and ways:
+                ways = {max(ways)}
         else:
-            self._differs()
+            ways = {(at + len(left), False) for at, _ in self._ways if remembered.startswith(left, at)}
+        self.same = bool(ways)
+        gone = min((at for at, _ in ways), default=len(remembered))
+        del self._remembered[:gone]
+        self._ways = {(at - gone, after_cr) for at, after_cr in ways}
+        self.idle = not self._remembered and self._ways == {(0, False)}
 
-    def _differs(self) -> None:
-        self.same = False
-        self._waiting.clear()
+
+def _onward(came: bytes, starts: Iterable[Way], left: bytes, *, ended: bool) -> set[Way]:
+    """Where in `came` each way ends in which `left` is what follows a start, less usage events but their comments."""
+    has_cr = b"\r" in came
+
+    @cache
+    def event_at(at: int) -> tuple[bytes, bytes | None]:
+        """The event that begins here, empty where it is not complete; what stays of it where it may be taken out."""
+        end = event_end(came, at, at, has_cr)
+        event = came[at:] if ended and end < 0 else came[at : max(at, end)]
+        return event, comments(event) if _is_usage(event) else None
+
+    found: set[Way] = set()
+    todo = [(at, 0, after_cr) for at, after_cr in starts]
+    todo += [(at + 1, 0, False) for at, after_cr in starts if after_cr and came.startswith(b"\n", at)]
+    seen = set(todo)
+    while todo:
+        at, out, after_cr = todo.pop()
+        rest = left[out:]
+        if came.startswith(rest, at):
+            found.add((at + len(rest), after_cr and not rest))
+        while (event := event_at(at))[0]:
+            whole, kept = event
+            if kept is not None and left.startswith(kept, out):
+                end = at + len(whole)
+                taken = end, out + len(kept), end == len(came) and whole.endswith(b"\r")
+                if taken not in seen:
+                    seen.add(taken)
+                    todo.append(taken)
+            if not left.startswith(whole, out):
+                break
+            at, out = at + len(whole), out + len(whole)
+    return found
 
 
 def _is_usage(event: bytes) -> bool:
     """Whether it has a usage and nothing else to say."""
-    data = payload(event) if len(event) <= HOLD_BYTES_MAX else None
+    if _USAGE not in event or len(event) > HOLD_BYTES_MAX:
+        return False
+    data = payload(event)
     parsed = parse(data) if data else None
     return parsed is not None and carries_only_usage(parsed, is_first=False)

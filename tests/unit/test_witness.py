@@ -21,7 +21,7 @@ def watched(tap: SseTap | PlainTap, pieces: list[bytes], *, may_take: bool) -> t
             witness.see(piece, out)
         left += out
     for out in (tap.finish(), tap.release()):
-        witness.see(b"", out)
+        witness.see(b"", out, ended=True)
         left += out
     witness.end()
     return witness, left
@@ -48,7 +48,7 @@ def test_it_agrees_with_the_observer_at_every_cut(name: str, strip: bool, eol: s
     for pieces in cuts:
         witness, left = watched(SseTap(family, strip), pieces, may_take=strip)
         assert witness.same, pieces
-        assert (witness.taken_bytes, witness.waiting_bytes) == (len(stream) - len(left), 0), pieces
+        assert witness.stayed_bytes == len(stream) - len(left), pieces
 
 
 def test_a_whole_answer_leaves_late() -> None:
@@ -84,3 +84,27 @@ def test_only_a_usage_may_stay() -> None:
     text = b'data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":9}}\n\n'
     assert not seen((one, one), (text, b""), (two, two), may_take=True)
     assert not seen((one, one), (USAGE, USAGE[:20]), (two, two), may_take=True)
+
+
+def test_what_begins_as_the_usage_does_is_told_apart() -> None:
+    """Bytes that leave may be the usage's or the next event's: both are followed until one of them fails."""
+    one, two, _ = PIECES
+    alike = USAGE[:20]
+    assert seen((USAGE + alike, b""), (b"", alike), may_take=True)
+    assert seen((USAGE + alike, b""), (b"", alike), (two, b""), (b"", USAGE[20:] + alike + two), may_take=True)
+    assert not seen((USAGE + alike, b""), (b"", alike), (two, b""), (b"", alike + two), may_take=True)
+    assert not seen((one + USAGE, one), (USAGE + two, two + USAGE), may_take=True)
+
+
+def test_many_usages_cost_no_more_than_their_bytes() -> None:
+    """Of what may have been taken out long ago, it was; what is missing beside it is still seen."""
+    one, two, _ = PIECES
+    witness = Witness(may_take=True)
+    for _ in range(20):
+        witness.see(USAGE * 1_000, b"")
+    witness.see(one, one)
+    assert witness.idle
+    assert witness.stayed_bytes == len(USAGE) * 20_000
+    witness.see(USAGE + two, b"")
+    witness.end()
+    assert not witness.same
