@@ -9,9 +9,10 @@ from typing import Any, Final, TypeVar
 from deploy import demo_keys, surroundings
 from deploy.child import Child, PartFailedError
 from deploy.embedded import EmbeddedPostgres, EmbeddedRedis
+from deploy.ports import free_port
 from deploy.screen import Screen
 from deploy.secrets_folder import Kept
-from deploy.server_process import ServerProcess, free_port
+from deploy.server_process import ServerProcess
 from deploy.surroundings import Addresses
 from shared.settings import UpSettings
 

@@ -20,9 +20,7 @@ from deploy.server_process import (
     EmbeddedServerError,
     PortTakenError,
     ServerProcess,
-    free_port,
     plain_environment,
-    port_is_free,
     write_secret,
 )
 
@@ -32,8 +30,6 @@ __all__ = [
     "EmbeddedRedis",
     "EmbeddedServerError",
     "PortTakenError",
-    "free_port",
-    "port_is_free",
     "write_secret",
 ]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from deploy.server_process import free_port, port_is_free, write_secret
+from deploy.ports import claim, free_port, port_is_free
+from deploy.server_process import write_secret
 from sundial.key_secret import PREFIX as OUR_KEYS
 
 SECRET_BYTES: Final = 24
@@ -42,16 +43,18 @@ class Kept:
         write_secret(self._folder / name, text)
 
     def port(self, name: str, asked: int, usual: int = 0) -> int:
-        """The port asked for; else the one of last time, the usual one or any other, whichever is free first."""
+        """The port asked for; else the one of last time, the usual one or any other, whichever is free first and not
+        claimed by another `sundial up`. Raises NoFreePortError."""
         if asked:
             return asked
         kept = self.read(f"{name}-port")
         for candidate in (int(kept) if kept.isdigit() else 0, usual):
-            if candidate and port_is_free(candidate):
+            if candidate and port_is_free(candidate) and claim(candidate):
                 chosen = candidate
                 break
         else:
-            chosen = free_port()
+            while not claim(chosen := free_port()):
+                pass
         self.write(f"{name}-port", str(chosen))
         return chosen
 

@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
+
+from deploy.ports import free_port, port_is_free
 
 START_TIMEOUT_S: Final = 60.0
 """Seconds for a server to become ready, recovery of its data included."""
@@ -27,12 +28,6 @@ LOCK_TIMEOUT_S: Final = 15.0
 """Seconds to wait for an earlier server on the same data to end."""
 PORT_TRIES: Final = 5
 """How often a free port is chosen again when somebody else takes it first."""
-FREE_PORT_TRIES: Final = 200
-"""How many ports are tried for one that is free."""
-LISTENING_PORT_MIN: Final = 15_000
-"""The lowest port that is chosen where none is asked for."""
-LISTENING_PORTS_MIN: Final = 1_000
-"""Fewer ports than these are not worth choosing among."""
 POLL_S: Final = 0.02
 LOG_TAIL_LINES: Final = 12
 """Lines of a server's log that an error repeats."""
@@ -47,43 +42,6 @@ class EmbeddedServerError(RuntimeError):
 
 class PortTakenError(EmbeddedServerError):
     """The port asked for is in use by another process."""
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, kept for a minute for whoever binds it with SO_REUSEADDR
-    or SO_REUSEPORT.
-
-    Servers bind so, and this function and the kernel do not: a connection that we closed first leaves the port in
-    TIME_WAIT. It lies below those the kernel gives to connections, so that none has it while its server is restarted.
-    Raises EmbeddedServerError where FREE_PORT_TRIES do not find one.
-    """
-    for _ in range(FREE_PORT_TRIES):
-        with socket.socket() as listener, socket.socket() as caller, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", _any_port()))
-            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # for the next one, not for ourselves
-                listener.setsockopt(socket.SOL_SOCKET, option, 1)
-            listener.listen(1)
-            caller.connect(listener.getsockname())
-            listener.accept()[0].close()
-            return int(listener.getsockname()[1])
-    raise EmbeddedServerError("no free port of 127.0.0.1 was found; end other servers or name a port")
-
-
-def _any_port() -> int:
-    """One that no connection gets by itself; 0, which is any, where the kernel leaves too few of them."""
-    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
-    ports = range(LISTENING_PORT_MIN, int(outgoing[0]))
-    return secrets.choice(ports) if len(ports) >= LISTENING_PORTS_MIN else 0
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -13,9 +13,9 @@ from typing import Final
 from deploy.chain import Chain
 from deploy.child import PartFailedError
 from deploy.embedded import BinaryMissingError, EmbeddedServerError
+from deploy.ports import NoFreePortError, claim, port_is_free
 from deploy.screen import Screen
 from deploy.secrets_folder import Kept
-from deploy.server_process import port_is_free
 from deploy.summary import summary
 from deploy.surroundings import for_shells
 from shared.settings import GatewaySettings, MeterSettings, SettingsError, UpSettings, load
@@ -39,7 +39,7 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
         await life
     except asyncio.CancelledError:
         screen.say("")
-    except (PartFailedError, EmbeddedServerError, BinaryMissingError) as error:
+    except (PartFailedError, EmbeddedServerError, BinaryMissingError, NoFreePortError) as error:
         screen.fail(f"\n{error}\n")
         code = FAILED
     finally:
@@ -152,7 +152,7 @@ def _check_ports(settings: UpSettings) -> None:
     """Raises BusyError naming each setting whose port is in use."""
     wanted = ("gateway_port", "gateway_metrics_port", "meter_metrics_port", "litellm_port", "demo_port")
     ports = {name: getattr(settings, name) for name in (*wanted, "postgres_port", "redis_port")}
-    busy = [(name, port) for name, port in ports.items() if port and not port_is_free(port)]
+    busy = [(name, port) for name, port in ports.items() if port and not (claim(port) and port_is_free(port))]
     if busy:
         lines = [
             f"SUNDIAL_{name.upper()}: port {port} is in use by another program. End it, or choose another port: "

@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 from redis import asyncio as aioredis
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from shared import redis_keys
 from shared.ids import SHARDS
 from tests.bench import processes

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from meter.prices import bundled_map
 from tests.harness.books import assert_books
 from tests.harness.stack import Program

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from meter import checkpoints
 from meter.audit import QUICK_RULES
 from meter.auditor import AUDITED_RULES, Auditor

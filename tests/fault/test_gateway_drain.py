@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play
 from tests.harness.proxy import Proxy

@@ -8,7 +8,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness import strace
 from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play

@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness.chain import Chain
 from tests.harness.chain_fixtures import running_chain
 from tests.harness.fake_upstream import FakeUpstream, Play

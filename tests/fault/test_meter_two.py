@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness.books import until_quiet
 from tests.harness.chain import Chain
 from tests.harness.chain_fixtures import running_chain

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness.messages import fresh_event_id
 from tests.harness.scripted_chain import (
     ASK,

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness.waiting import until
 
 END_S_MAX: Final = 10.0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from tests.harness import forked
 from tests.harness.servers import Database
 

@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from meter import corrections as module
 from meter.audit import audit
 from meter.corrections import Corrections

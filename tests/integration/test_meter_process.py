@@ -14,7 +14,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from meter.app import POLL_S
 from shared import ids, redis_keys
 from tests.harness.books import assert_books, until

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.embedded import free_port
+from deploy.ports import free_port
 from gateway import upstream as upstream_module
 from gateway.upstream import Upstream
 from gateway.upstream_connection import EARLY_BYTES_MAX, READ_BYTES_MAX

@@ -2,10 +2,16 @@
 
 import errno
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from deploy.server_process import LISTENING_PORT_MIN, free_port
+from deploy.ports import LISTENING_PORT_MIN, claim, free_port
+from deploy.secrets_folder import Kept
+
+CLAIM = "import sys; from deploy.ports import claim; print(claim(int(sys.argv[1])), flush=True); sys.stdin.read()"
 
 
 def test_a_chosen_port_is_kept_for_a_server() -> None:
@@ -28,3 +34,19 @@ def test_no_port_is_chosen_twice() -> None:
     ports = [free_port() for _ in range(500)]
     assert len(set(ports)) == len(ports)
     assert min(ports) >= LISTENING_PORT_MIN
+
+
+def test_of_two_that_start_at_once_one_gets_the_usual_port(tmp_path: Path) -> None:
+    """Nobody listens yet on what another process has claimed, and yet it is not taken; its end gives it back."""
+    usual = free_port()
+    command = [sys.executable, "-c", CLAIM, str(usual)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    assert not claim(usual)
+    assert Kept(tmp_path / "one").port("litellm", 0, usual) != usual
+    other.communicate()
+    assert Kept(tmp_path / "two").port("litellm", 0, usual) == usual
+    assert claim(usual)
+    third = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    assert third.stdout == "False\n"

@@ -1,0 +1,78 @@
+"""TCP ports of 127.0.0.1 for servers that start later: found, kept and claimed."""
+
+import contextlib
+import secrets
+import socket
+from pathlib import Path
+from typing import Final
+
+FREE_PORT_TRIES: Final = 200
+"""How many ports are tried for one that is free."""
+LISTENING_PORT_MIN: Final = 15_000
+"""The lowest port that is chosen where none is asked for."""
+LISTENING_PORTS_MIN: Final = 1_000
+"""Fewer ports than these are not worth choosing among."""
+
+_claims: dict[int, socket.socket] = {}
+"""What this process has claimed, for as long as it lives."""
+
+
+class NoFreePortError(RuntimeError):
+    """No port was found that nobody uses."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on, kept for a minute for whoever binds it with SO_REUSEADDR
+    or SO_REUSEPORT.
+
+    Servers bind so, and this function and the kernel do not: a connection that we closed first leaves the port in
+    TIME_WAIT. It lies below those the kernel gives to connections, so that none has it while its server is restarted.
+    Raises NoFreePortError where FREE_PORT_TRIES do not find one.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        with socket.socket() as listener, socket.socket() as caller, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", _any_port()))
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # for the next one, not for ourselves
+                listener.setsockopt(socket.SOL_SOCKET, option, 1)
+            listener.listen(1)
+            caller.connect(listener.getsockname())
+            listener.accept()[0].close()
+            return int(listener.getsockname()[1])
+    raise NoFreePortError("no free port of 127.0.0.1 was found; end other servers or name a port")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on it now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def claim(port: int) -> bool:
+    """Whether it is ours from here on, until this process ends: no other that asks so is told the same.
+
+    A port is looked at long before its server listens: LiteLLM takes ten seconds, and of two chains that start at once
+    each would find 4000 free, and then speak to the LiteLLM of the other. The claim is a name of the kernel's, of the
+    same network namespace as the port, and vanishes with the process however that ends.
+    """
+    if port in _claims:
+        return True
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0sundial/port/{port}")
+    except OSError:
+        name.close()
+        return False
+    _claims[port] = name
+    return True
+
+
+def _any_port() -> int:
+    """One that no connection gets by itself; 0, which is any, where the kernel leaves too few of them."""
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    ports = range(LISTENING_PORT_MIN, int(outgoing[0]))
+    return secrets.choice(ports) if len(ports) >= LISTENING_PORTS_MIN else 0
