@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 
 from gateway import metrics
+from gateway.account_names import names
 from gateway.admission import Call
 from gateway.bounds import Bounds, affordable_tokens
 from gateway.identity import Caller
@@ -130,8 +131,7 @@ class Budget:
 
         Raises PlanDiffersError, ExhaustedError, and Refusal `account_blocked`, `unknown_account`, `not_ready`.
         """
-        caller, shard = call.caller, call.caller.shard
-        account, noted = caller.account_text, events.encode(draft)
+        caller, noted = call.caller, events.encode(draft)
         seen = b""
         if caller.external_id:
             seen = events.encode(
@@ -147,15 +147,8 @@ class Budget:
                     role=caller.labels.role,
                 )
             )
-        keys = (
-            redis_keys.epoch(shard),
-            redis_keys.account(shard, account),
-            redis_keys.holds(shard, account),
-            redis_keys.deadlines(shard),
-            redis_keys.usage_stream(shard),
-        )
         arguments = (
-            account,
+            caller.account_text,
             call.event_text,
             call.rates.plan,
             bounds.slice_mc if bounds.stoppable else bounds.full_mc,
@@ -168,7 +161,7 @@ class Budget:
             allowance_mc,
         )
         try:
-            verdict, *facts = await self._link.run("reserve", keys, arguments)
+            verdict, *facts = await self._link.run("reserve", names(caller.account_id).reserve, arguments)
         except asyncio.CancelledError:
             self.closed.tell(call.event_id, Void(caller.account_id))  # the client left: whatever was held is given back
             raise
@@ -195,7 +188,7 @@ class Budget:
             case b"unknown":
                 raise Refusal("unknown_account")
             case _:
-                log.warning("admission_closed", reason=verdict.decode(), shard=shard)
+                log.warning("admission_closed", reason=verdict.decode(), shard=caller.shard)
                 raise Refusal("not_ready")
 
     async def extend(self, hold: Hold, more_mc: int) -> bool:
@@ -220,14 +213,7 @@ class Budget:
         return bool(verdict != b"refused")
 
     async def _extend(self, hold: Hold, more_mc: int, *, again_mc: int | None = None) -> list[Any]:
-        caller, shard = hold.call.caller, hold.call.caller.shard
-        keys = (
-            redis_keys.account(shard, caller.account_id),
-            redis_keys.holds(shard, caller.account_id),
-            redis_keys.deadlines(shard),
-            redis_keys.unposted(shard, caller.account_id),
-            redis_keys.epoch(shard),
-        )
+        caller = hold.call.caller
         arguments = (
             caller.account_text,
             hold.call.event_text,
@@ -237,7 +223,7 @@ class Budget:
             hold.noted,
             "" if again_mc is None else again_mc,
         )
-        return await self._link.run("extend", keys, arguments)
+        return await self._link.run("extend", names(caller.account_id).extend, arguments)
 
     async def keep_alive(self) -> None:
         """Renew every open hold, twice within its time to live, for as long as the gateway runs."""

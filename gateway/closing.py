@@ -89,8 +89,8 @@ def _say(closed: UsageEvent, hold: "Hold") -> None:
         metrics.FIRST_BYTE.observe(closed.first_byte_us / 1e6)
     log.info(
         "call",
-        event_id=str(closed.event_id),
-        account=str(closed.account_id),
+        event_id=hold.call.event_text,
+        account=hold.call.caller.account_text,
         model=closed.model_asked,
         outcome=closed.outcome,
         evidence=closed.evidence,

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from gateway.account_names import account_of, names
 from gateway.refusals import Refusal
 from shared import ids
 from shared.events import LABEL_LENGTH_MAX
@@ -43,10 +44,10 @@ class Caller(msgspec.Struct, frozen=True):
     """The user's id in the key's directory; empty for the account of the key itself."""
     labels: Labels
     account_text: str = ""
-    """The account's id as text, made once: many parts of a call name it."""
+    """The account's id as text: many parts of a call name it."""
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "account_text", str(self.account_id))
+        msgspec.structs.force_setattr(self, "account_text", names(self.account_id).text)
 
 
 def credential(headers: Mapping[str, str]) -> str | None:
@@ -83,13 +84,13 @@ def identify(key: KeyRecord, headers: Mapping[str, str]) -> Caller:
         # The key's own account: whoever holds the key may label the call, but not say who they are.
         assert key.account_id is not None
         own = Labels(conversation=labels.conversation, message=labels.message, purpose=labels.purpose)
-        return Caller(key, key.account_id, ids.shard_of(key.account_id), "", own)
+        return Caller(key, key.account_id, names(key.account_id).shard, "", own)
 
     # Cases of a service key: a user is named; none is named and the key has an account of its own (images, speech and
     # embeddings come without a user); none is named and it has none; the header is there but empty or unresolved.
     raw = headers.get(USER_ID)
     if raw is None and key.account_id is not None:
-        return Caller(key, key.account_id, ids.shard_of(key.account_id), "", labels)
+        return Caller(key, key.account_id, names(key.account_id).shard, "", labels)
     external_id = decode(raw or "").strip()
     if not external_id:
         raise Refusal("missing_user")
@@ -97,8 +98,8 @@ def identify(key: KeyRecord, headers: Mapping[str, str]) -> Caller:
         raise Refusal("unresolved_user")
     if len(external_id) > ids.EXTERNAL_ID_LENGTH_MAX or not external_id.isprintable():
         raise Refusal("invalid_user")
-    account_id = ids.account_id(key.directory_id, external_id)
-    return Caller(key, account_id, ids.shard_of(account_id), external_id, labels)
+    account_id = account_of(key.directory_id, external_id)
+    return Caller(key, account_id, names(account_id).shard, external_id, labels)
 
 
 def check_body_user(caller: Caller, user: object) -> None:

@@ -13,8 +13,9 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from gateway.account_names import names
 from gateway.redis_link import Bytes, RedisAnswerError, RedisAwayError, RedisLink
-from shared import events, ids, redis_keys
+from shared import events, redis_keys
 from shared.events import UsageEvent
 
 UNSETTLED_MAX: Final = 50_000
@@ -156,18 +157,10 @@ class Settling:
         await self._room.wait()
 
 
-def _settling(event_id: UUID, fact: UsageEvent | Void, payload: bytes = b"") -> tuple[list[str], list[Bytes]]:
+def _settling(event_id: UUID, fact: UsageEvent | Void, payload: bytes = b"") -> tuple[tuple[str, ...], list[Bytes]]:
     """Keys and arguments of shared/lua/settle.lua. `payload`: the event, where it has been encoded already."""
-    account_id = fact.account_id
-    shard, account = ids.shard_of(account_id), str(account_id)
-    keys = [
-        redis_keys.account(shard, account),
-        redis_keys.holds(shard, account),
-        redis_keys.unposted(shard, account),
-        redis_keys.deadlines(shard),
-        redis_keys.usage_stream(shard),
-    ]
+    account = names(fact.account_id)
     if isinstance(fact, Void):
-        return keys, [account, str(event_id), 0, b"", ""]
+        return account.settle, [account.text, str(event_id), 0, b"", ""]
     kind = redis_keys.LOST if fact.lost else ""
-    return keys, [account, str(event_id), fact.charge_mc, payload or events.encode(fact), kind]
+    return account.settle, [account.text, str(event_id), fact.charge_mc, payload or events.encode(fact), kind]

@@ -13,7 +13,7 @@ from gateway.answer import parse
 from gateway.sse import HOLD_BYTES_MAX
 from gateway.sse_events import carries_only_usage, comments, event_end, payload
 
-REMEMBERED_BYTES_MAX: Final = 4 * HOLD_BYTES_MAX
+REMEMBERED_BYTES_MAX: Final = 256 * 1024
 """Bytes that are kept because they may have left or not. Of more, all that may have been taken out was."""
 _USAGE: Final = b'"usage"'
 
