@@ -103,7 +103,7 @@ async def _load(
     )
     out, err = await process.communicate()
     told: dict[str, Any] = json.loads(out) if out else {}
-    most = 0 if candidate.faultless else calls * WRONG_PART_MAX
+    most = 0 if candidate.faultless else max(1, calls * WRONG_PART_MAX)
     if not told or told["wrong"] > most:
         raise WrongAnswerError(f"{candidate.name}, {scenario.name}: {out.decode()}{err.decode()}")
     return told
