@@ -15,6 +15,9 @@ from gateway.sse_events import carries_only_usage, comments, event_end, payload
 
 REMEMBERED_BYTES_MAX: Final = 256 * 1024
 """Bytes that are kept because they may have left or not. Of more, all that may have been taken out was."""
+LOOKS_MAX: Final = 1_024
+"""Places at which what left at once is compared. Where usage events are so many that more would have to be (a provider
+sends one), it is believed, and all that waits counts as taken out."""
 _USAGE: Final = b'"usage"'
 
 Way: TypeAlias = tuple[int, bool]
@@ -86,6 +89,8 @@ def _onward(came: bytes, starts: Iterable[Way], left: bytes, *, ended: bool) -> 
     todo += [(at + 1, 0, False) for at, after_cr in starts if after_cr and came.startswith(b"\n", at)]
     seen = set(todo)
     while todo:
+        if len(seen) > LOOKS_MAX:
+            return {(len(came), False)}
         at, out, after_cr = todo.pop()
         rest = left[out:]
         if came.startswith(rest, at):

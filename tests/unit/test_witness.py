@@ -5,7 +5,7 @@ import pytest
 
 from gateway.plain_tap import PlainTap
 from gateway.sse import SseTap
-from gateway.witness import Witness
+from gateway.witness import REMEMBERED_BYTES_MAX, Witness
 from tests.harness.sse_streams import STREAMS, STYLES, wire
 
 PIECES = [b"data: um\n\n", b"data: dois\n\n", b"data: tr\xc3\xaas\n\n"]
@@ -94,10 +94,12 @@ def test_what_begins_as_the_usage_does_is_told_apart() -> None:
     assert seen((USAGE + alike, b""), (b"", alike), (two, b""), (b"", USAGE[20:] + alike + two), may_take=True)
     assert not seen((USAGE + alike, b""), (b"", alike), (two, b""), (b"", alike + two), may_take=True)
     assert not seen((one + USAGE, one), (USAGE + two, two + USAGE), may_take=True)
+    assert not seen((one + USAGE + two, two[: len(one)].ljust(len(one)) + two), may_take=True)
 
 
-def test_many_usages_cost_no_more_than_their_bytes() -> None:
-    """Of what may have been taken out long ago, it was; what is missing beside it is still seen."""
+def test_of_many_usages_no_more_is_followed_than_the_limits_say() -> None:
+    """So that no stream costs much more than its bytes. Within the limits they may leave late; beyond them what may
+    have been taken out was, and what is missing beside it is still seen."""
     one, two, _ = PIECES
     witness = Witness(may_take=True)
     for _ in range(20):
@@ -108,3 +110,11 @@ def test_many_usages_cost_no_more_than_their_bytes() -> None:
     witness.see(USAGE + two, b"")
     witness.end()
     assert not witness.same
+    assert seen((USAGE * 20, b""), (b"", USAGE * 20), may_take=True)
+    assert not seen((USAGE * 20, b""), (b"", USAGE * 19 + USAGE[1:]), may_take=True)
+    assert seen((USAGE * 200, b""), (b"", USAGE * 200), may_take=True)  # believed: too many places to be compared
+    assert not seen((USAGE * 2_000, b""), (b"", USAGE * 2_000), may_take=True)
+    large = USAGE.replace(b'"usage"', b" " * 10_000 + b'"usage"')
+    most = REMEMBERED_BYTES_MAX // len(large)
+    assert seen((large * most, b""), (b"", large * most), may_take=True)
+    assert not seen((large * (most + 1), b""), (b"", large * (most + 1)), may_take=True)
