@@ -1,4 +1,4 @@
-"""How a call is closed: written to the journal, settled in Redis, said in one log line."""
+"""How a call is closed: written to the journal, settled in Redis, said in one log line (saying.py)."""
 
 from typing import TYPE_CHECKING
 
@@ -31,14 +31,14 @@ def book(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:
     payload = events.encode(closed)
     hold.recorded, hold.charge_mc = _write(gate, b"S", hold, payload), closed.charge_mc
     gate.budget.settle(hold, closed, payload)
-    _say(closed, hold)
+    gate.saying.closed(closed, hold)
 
 
 def book_draft(gate: Gate, hold: "Hold") -> None:
     """What was last noted of a call, as lost: where the call cannot be counted."""
     hold.recorded, hold.charge_mc = _write(gate, b"S", hold, hold.noted), hold.draft.charge_mc
     gate.budget.settle(hold, hold.draft, hold.noted)
-    _say(hold.draft, hold)
+    gate.saying.closed(hold.draft, hold)
 
 
 def void(gate: Gate, hold: "Hold") -> None:
@@ -71,36 +71,3 @@ def _write(gate: Gate, kind: Kind, hold: "Hold", record: bytes) -> bool:
         log.error("journal_write_failed", kind=kind.decode(), event_id=hold.call.event_text, error=str(error))  # noqa: TRY400
         return False
     return True
-
-
-def _say(closed: UsageEvent, hold: "Hold") -> None:
-    """The canonical line of a call, and its metrics."""
-    metrics.calls(closed.family, closed.outcome, closed.evidence).inc()
-    for flag in closed.flags:
-        metrics.FLAGS.labels(flag).inc()
-    tokens_in, tokens_out = closed.usage.tokens_in, closed.usage.tokens_out
-    metrics.TOKENS_IN.inc(tokens_in)
-    metrics.TOKENS_OUT.inc(tokens_out)
-    metrics.CREDITS.inc(closed.charge_mc)
-    metrics.COST.inc(closed.cost_nano)
-    took_us = closed.settled_at_us - closed.started_at_us
-    (metrics.DURATION_STREAM if closed.stream else metrics.DURATION_WHOLE).observe(took_us / 1e6)
-    if closed.first_byte_us:
-        metrics.FIRST_BYTE.observe(closed.first_byte_us / 1e6)
-    log.info(
-        "call",
-        event_id=hold.call.event_text,
-        account=hold.call.caller.account_text,
-        model=closed.model_asked,
-        outcome=closed.outcome,
-        evidence=closed.evidence,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        charge_mc=closed.charge_mc,
-        status=closed.status,
-        stream=closed.stream,
-        first_byte_ms=closed.first_byte_us // 1000,
-        took_ms=took_us // 1000,
-        held_mc=hold.held_mc,
-        flags=list(closed.flags) or None,
-    )

@@ -69,7 +69,7 @@ class Door:
         if guesses <= GUESSES_MAX + 1:  # whoever goes on is counted, and no more written down
             log.info("refused", code=refusal.code, method=request.method, path=request.path)
         anthropic = request.raw_path.startswith(BASE_PATH + ANTHROPIC_PATH)
-        answer = response(refusal, gate.settings.language, request.get("call_id", ""), anthropic=anthropic)
+        answer = response(refusal, gate.settings.language, str(request.get("call_id", "")), anthropic=anthropic)
         if not (request.content.at_eof() and gate.keep_alive):
             answer.force_close()  # the rest of a body that nobody reads must not be taken for the next request
         return answer

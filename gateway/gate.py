@@ -16,6 +16,7 @@ from gateway.guesses import Guesses, Network
 from gateway.journal import Journal
 from gateway.overload import Overload
 from gateway.redis_link import RedisLink
+from gateway.saying import Saying
 from gateway.shadow import Shadow
 from gateway.upstream import Upstream
 from shared import ids
@@ -53,6 +54,7 @@ class Gate:
     requests: "dict[asyncio.Task[Any], RequestHandler]" = field(default_factory=dict)
     """What is being answered, and on which connection."""
     overload: Overload = field(default_factory=Overload)
+    saying: Saying = field(default_factory=Saying)
     listening: bool = False
     """The public port is open."""
     draining: bool = False

@@ -32,6 +32,8 @@ FULL_SHARE: Final = 0.95
 """Share of a memory limit at which no call begins."""
 LOOK_S: Final = 0.25
 """Seconds between two looks."""
+IDLE_LOOK_S: Final = 1.0
+"""Seconds more between them while there is no connection: to wake is dear for a process that has slept."""
 EASED_AT_ONCE: Final = 256
 """Connections that are closed at one look, at most."""
 IDLE_S_MIN: Final = 1.0
@@ -84,6 +86,8 @@ class Overload:
         """Of clients, the oldest first."""
         self.step = Step.NONE
         self.memory_short = self.memory_full = False
+        self._somebody = asyncio.Event()
+        """Set while there are connections."""
 
     @property
     def easing(self) -> bool:
@@ -98,21 +102,27 @@ class Overload:
     def enter(self, connection: Client) -> Entry:
         """A connection has come; it has left when `leave` is called, whatever became of it."""
         self.connections[connection] = None
+        self._somebody.set()
         if len(self.connections) <= self.half:
             return Entry.IN
         return Entry.ASIDE if len(self.connections) <= self.half + ASIDE_MAX else Entry.CUT
 
     def leave(self, connection: Client) -> None:
         self.connections.pop(connection, None)
+        if not self.connections:
+            self._somebody.clear()
 
     async def keep(self, running: Callable[[], int]) -> None:
-        """A look every LOOK_S, for as long as the gateway runs. `running`: calls that run."""
+        """A look every LOOK_S, or IDLE_LOOK_S, for as long as the gateway runs. `running`: calls that run."""
         while True:
             self._look(running())
             if self.easing:
                 self._let_go()
                 await self._trim()
             await asyncio.sleep(LOOK_S)
+            if not self.step and not running():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._somebody.wait(), IDLE_LOOK_S)
 
     def _look(self, running: int) -> None:
         self.half = half_of_files()

@@ -71,7 +71,7 @@ async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Cal
     if plan is None or plan.card not in catalog.cards:
         raise Refusal("not_ready")  # a key that is ahead of this catalog
     event_id = gate.new_event_id()
-    request["call_id"] = str(event_id)
+    request["call_id"] = event_id
     if family.body == "multipart":
         upload = Upload(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
         await upload.read_until_known(whole=family.sold == "images")

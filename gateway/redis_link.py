@@ -69,7 +69,6 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by shape only
-        self._watch = self._loop.call_later(ANSWER_S_MAX / 4, self._check_lateness)
 
     def send(self, arguments: Sequence[Bytes]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -78,6 +77,8 @@ class _Wire(asyncio.Protocol):
             return future
         if not self._out:
             self._loop.call_soon(self._flush)
+            if self._watch is None:
+                self._watch = self._loop.call_later(ANSWER_S_MAX / 4, self._check_lateness)
         self._out.append(hiredis.pack_command(tuple(arguments)))
         self._waiting.append((future, self._loop.time()))
         return future
@@ -103,9 +104,13 @@ class _Wire(asyncio.Protocol):
             self.drop(f"unreadable answer: {error!r}")
 
     def _check_lateness(self) -> None:
-        if self._waiting and self._loop.time() - self._waiting[0][1] > ANSWER_S_MAX:
+        """Again and again while anything waits; an idle gateway sleeps."""
+        self._watch = None
+        if not self._waiting or self.lost:
+            return
+        if self._loop.time() - self._waiting[0][1] > ANSWER_S_MAX:
             self.drop(f"no answer for {ANSWER_S_MAX} s")
-        elif not self.lost:
+        else:
             self._watch = self._loop.call_later(ANSWER_S_MAX / 4, self._check_lateness)
 
     def connection_lost(self, exc: Exception | None) -> None:

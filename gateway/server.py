@@ -97,6 +97,11 @@ class Connection(RequestHandler):
         elif self._head_timer is None and data.strip(b"\r\n"):  # empty lines may follow a request
             self._start_clock()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls this for each body that is read, and parses nothing once more, though it had not paused.
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
         self._bounds.overload.leave(self)

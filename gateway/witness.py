@@ -23,6 +23,8 @@ _USAGE: Final = b'"usage"'
 Way: TypeAlias = tuple[int, bool]
 """How much of what is remembered has left or was taken out, and whether a CR was the last of it that was taken out: an
 LF that comes next belongs to it."""
+_START: Final = frozenset({(0, False)})
+"""The ways where nothing has left of what is remembered."""
 
 
 class Witness:
@@ -34,7 +36,7 @@ class Witness:
         self._may_take = may_take
         self._remembered = bytearray()
         """What came, from the first byte on that may not have left."""
-        self._ways: set[Way] = {(0, False)}
+        self._ways: frozenset[Way] = _START
         self.idle = True
         """Nothing waits: a piece that leaves as the very object that it came as needs no look."""
         self.stayed_bytes = 0
@@ -57,10 +59,15 @@ class Witness:
             self.same = any(at == len(self._remembered) for at, _ in self._ways)
 
     def _follow(self, left: bytes, *, ended: bool) -> None:
+        if self._ways is _START and left == self._remembered:  # the usual case: all leaves, or nothing was there
+            self._remembered.clear()
+            self.idle = True
+            return
+        if not left and not ended and self._ways is _START and len(self._remembered) <= REMEMBERED_BYTES_MAX:
+            self.idle = False  # what this is made of shows when something leaves
+            return
         remembered = bytes(self._remembered)
-        if left == remembered and self._ways == {(0, False)}:
-            ways = {(len(left), False)}
-        elif self._may_take and (_USAGE in remembered or self._ways != {(0, False)}):
+        if self._may_take and (_USAGE in remembered or self._ways is not _START):
             ways = _onward(remembered, self._ways, left, ended=ended)
             if len(remembered) > REMEMBERED_BYTES_MAX and ways:
                 ways = {max(ways)}
@@ -69,8 +76,10 @@ class Witness:
         self.same = bool(ways)
         gone = min((at for at, _ in ways), default=len(remembered))
         del self._remembered[:gone]
-        self._ways = {(at - gone, after_cr) for at, after_cr in ways}
-        self.idle = not self._remembered and self._ways == {(0, False)}
+        self._ways = frozenset((at - gone, after_cr) for at, after_cr in ways)
+        if self._ways == _START:
+            self._ways = _START
+        self.idle = not self._remembered and self._ways is _START
 
 
 def _onward(came: bytes, starts: Iterable[Way], left: bytes, *, ended: bool) -> set[Way]:

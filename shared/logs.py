@@ -1,11 +1,12 @@
 """Logs: one line per fact, JSON for machines, coloured for a terminal. Never a secret, never a text of a call."""
 
+import asyncio
 import json
 import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 import structlog
@@ -34,7 +35,8 @@ def configure(style: Literal["pretty", "json", "auto"], level: str, program: str
         line = JsonLine(program)
         shared, renderer = [], lambda logger, method, event: line(logger, method, event).decode()
         processors = [line]
-        factory = structlog.BytesLoggerFactory(file=sys.stdout.buffer)
+        lines = Lines(sys.stdout.buffer)
+        factory = lambda *_: lines  # noqa: E731 (what structlog asks for)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -84,3 +86,35 @@ class JsonLine:
             return _encode(line)
         except (TypeError, ValueError, UnicodeEncodeError):
             return json.dumps(line, default=repr).encode()
+
+
+class Lines:
+    """Where structlog's lines go. Those of one turn of the event loop leave in one write; a warning, an error, and
+    whatever is said outside of a loop, leaves at once, with all before it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """`file`: buffered, and safe to be written to by several threads."""
+        self._file = file
+        self._flushing_in: asyncio.AbstractEventLoop | None = None
+
+    def msg(self, line: bytes) -> None:
+        self._file.write(line + b"\n")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._file.flush()
+            return
+        if self._flushing_in is not loop:
+            self._flushing_in = loop
+            loop.call_soon(self._flush)
+
+    def urgent(self, line: bytes) -> None:
+        self._file.write(line + b"\n")
+        self._file.flush()
+
+    def _flush(self) -> None:
+        self._flushing_in = None
+        self._file.flush()
+
+    debug = info = msg
+    warn = warning = error = exception = critical = fatal = failure = urgent

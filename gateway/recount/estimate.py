@@ -5,6 +5,7 @@ balance cannot pay. So every figure is on the high side; docs/precision.md says 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from gateway.recount.profiles import Tiles, profile_of
@@ -50,6 +51,10 @@ EARLIER: Final = 8_000
 PARTS_MAX: Final = 20_000
 """Parts that are looked at; the bytes of further ones count as text, which is more."""
 
+MODELS_KNOWN_MAX: Final = 256
+"""Names of models of which is remembered what their prompts may have."""
+
+_SCHEMAS: Final = frozenset({"response_format", "output_format", "output_config", "text"})
 _HARMLESS: Final = ("text", "input_text", "output_text", "refusal", "tool_use", "thinking", "reasoning", "summary_text")
 
 
@@ -67,7 +72,7 @@ def estimate_prompt(body_size: int, request: Mapping[str, Any]) -> int:
         if isinstance(items, list):
             scan.items(items)
     tokens = BASE + scan.tokens + max(0, body_size - scan.media_bytes) * 10 // TEXT_BYTES_PER_TOKEN_X10
-    if any(served in name for served in SERVED):
+    if _is_served(name):
         tokens += SERVER_SYSTEM
     tools = request.get("tools")
     if isinstance(tools, list) and tools:
@@ -76,7 +81,7 @@ def estimate_prompt(body_size: int, request: Mapping[str, Any]) -> int:
             kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
             if kind not in ("function", "custom"):
                 tokens += HOSTED_TOOL
-    if any(request.get(key) for key in ("response_format", "output_format", "output_config", "text")):
+    if not request.keys().isdisjoint(_SCHEMAS) and any(request.get(key) for key in _SCHEMAS):
         tokens += SCHEMA
     if request.get("previous_response_id") or request.get("conversation"):
         tokens += EARLIER
@@ -141,6 +146,12 @@ def _largest(part: Mapping[str, Any], depth: int = 0) -> int:
     return size if size > 256 or depth else 0
 
 
+@lru_cache(MODELS_KNOWN_MAX)
+def _is_served(model: str) -> bool:
+    return any(served in model for served in SERVED)
+
+
+@lru_cache(MODELS_KNOWN_MAX)
 def _image_max(model: str) -> int:
     """Tokens of the largest image that the model's provider bills."""
     rule = profile_of(model).image

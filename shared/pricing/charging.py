@@ -47,6 +47,7 @@ _CARD_DENOMINATOR: Final = PPM * 1_000
 _TOKENS: Final = frozenset((*TOKENS_IN, *TOKENS_OUT))
 _counts = attrgetter(*KINDS)
 
+_NOTHING: Final = Usage()
 _FREE: Final = Charge(0, 0, priced=True)
 """What nothing costs: every call begins with it."""
 
@@ -62,8 +63,7 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
     `service_tier` is a tier's name, and after an `@` the uplifts that apply: `flex`, `priority@eu`, `@fast,us`.
     Never negative; beyond MC_MAX an amount is cut to it and flagged.
     """
-    used = _used(usage)
-    if not used:
+    if usage == _NOTHING or not (used := _used(usage)):
         return _FREE
     sold_at_cost, cost, cost_denominator = _cost(used, usage.tokens_in, model, service_tier)
     if card.family == "cost":

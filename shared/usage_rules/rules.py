@@ -86,7 +86,7 @@ def credible(raw: Mapping[str, Any] | None, *, family: str) -> bool:
 
     A usage that is not credible is no evidence: such a call is recounted.
     """
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):  # asking an abstract class is slow
         return False
     some = False
     for key in _MAIN:
@@ -118,9 +118,11 @@ def upstream_cost_nano(raw: Mapping[str, Any] | None) -> int:
 
     LiteLLM and OpenRouter: `cost`, a number of dollars; Perplexity: `cost.total_cost`; xAI: `cost_in_usd_ticks`.
     """
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):
         return 0
     cost = raw.get("cost")
+    if cost is None and "cost_in_usd_ticks" not in raw:
+        return 0
     usd = number(cost.get("total_cost") if isinstance(cost, Mapping) else cost)
     if usd is None:
         ticks = number(raw.get("cost_in_usd_ticks"))
