@@ -118,8 +118,8 @@ def _recount(call: Call, tap: SseTap | PlainTap, transcript: Transcript | None) 
     said = _said(call, tap)
     if said is not None and not tap.usage_partial and not output:
         return Counted(said.usage, "provider", said.flags)  # it said that it produced nothing, and nothing came
-    if isinstance(tap, PlainTap) and tap.error and not output:
-        return NOTHING  # a whole answer that says it failed: no provider bills it, but it can be compared
+    if tap.error and not output and (said is None or isinstance(tap, PlainTap)):
+        return NOTHING  # an answer that says it failed, and nothing else: not billed, but it can be compared
     usage = input_said(call, tap)
     if usage is None:
         prompt = count_prompt(family, model, parse(call.request))

@@ -36,6 +36,8 @@ from gateway.upstream import Answer
 from shared.usage import Outcome, Usage
 from shared.usage_rules import upstream_cost_nano
 
+IMAGE_MARK: Final = rb"\"b64_json\":"
+"""Stands in an error that carries the events of an image as a text, and was cut: they can be read no more."""
 END_S_MAX: Final = 0.25
 """Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
 properly can be used again."""
@@ -126,8 +128,8 @@ class Running:
         outcome = await self._until_end()
         if outcome == "complete":
             self.relay.pass_on(b"", self._tap.finish(), ended=True)
-            if self._answer.status >= 400 and not self._made():
-                closing.void(self._gate, self._hold)  # passed through as it is; nothing was produced
+            if self._refused():
+                closing.void(self._gate, self._hold)  # passed through as it is
             else:
                 self._complete = await self._close(self._outcome())
                 self._early = self.relay.has_ended
@@ -135,6 +137,10 @@ class Running:
             self.relay.witness.end()
             return True
         self._answer.stop()
+        if self._refused():
+            closing.void(self._gate, self._hold)
+            self.relay.cut()
+            return False
         counted = await self._close(outcome)
         self._early = self.relay.has_ended
         if outcome == "exhausted" and not self._tap.compressed:
@@ -143,9 +149,13 @@ class Running:
         self.relay.cut()
         return False
 
-    def _made(self) -> bool:
-        """Whether an error carries what it says has failed: LiteLLM (1.106) wraps a streamed image so."""
-        return isinstance(self._tap, PlainTap) and self._tap.images > 0
+    def _refused(self) -> bool:
+        """The upstream's status says that nothing was produced, however much of the reason has come. An error that
+        carries what it says has failed was none: LiteLLM (1.106) wraps a streamed image so."""
+        tap = self._tap
+        if self._answer.status < 400 or not isinstance(tap, PlainTap):
+            return False
+        return not (tap.images if self.relay.complete else IMAGE_MARK in tap.body)
 
     def _outcome(self) -> Outcome:
         """Of an answer that came to its end."""
@@ -167,8 +177,11 @@ class Running:
         self._answer.stop()
         self.relay.ending = True
         if not self._hold.closing:
-            self._hold.closing = True
-            self._gate.spawn(self._close(outcome))
+            if self._refused():
+                closing.void(self._gate, self._hold)
+            else:
+                self._hold.closing = True
+                self._gate.spawn(self._close(outcome))
         if outcome != "client_gone":
             self.relay.cut()
 

@@ -5,6 +5,7 @@ import json
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -12,6 +13,7 @@ from deploy.ports import free_port
 from tests.harness.messages import fresh_event_id
 from tests.harness.scripted_chain import (
     ASK,
+    END,
     SSE,
     STREAM,
     Scripted,
@@ -122,6 +124,74 @@ async def test_u5_refusals_of_the_upstream_pass(scripted: Scripted) -> None:
         assert got.headers.get("retry-after") == (more[13:-2] if more.startswith("retry") else None)
         assert len(scripted.asked) == number
     await scripted.nothing_booked()
+
+
+PAID: Final = [
+    ("/chat/completions", ASK),
+    ("/chat/completions", STREAM),
+    ("/responses", {"model": "gpt-4o-mini", "input": "Que horas são?", "stream": True}),
+    ("/embeddings", {"model": "text-embedding-3-small", "input": "um texto"}),
+    ("/audio/speech", {"model": "tts-1", "voice": "alloy", "input": "Bom dia. " * 60}),
+    ("/images/generations", {"model": "gpt-image-1", "prompt": "um relógio", "n": 2, "quality": "high"}),
+]
+
+
+@pytest.mark.parametrize("end", ["cut", "reset", "silent", "left"])
+async def test_u5_a_refusal_whose_reason_does_not_come_whole_costs_nothing(scripted: Scripted, end: str) -> None:
+    """The status has said it: nothing was made, whatever the call is sold by. The client sees that something is
+    missing, unless it has left."""
+    said = asyncio.Event()
+
+    async def half(peer: Peer) -> None:
+        await peer.say(with_length(b'{"error":{"message":"slow down"}}', status=429)[:-20])
+        said.set()
+        await {"cut": peer.close, "reset": peer.reset}.get(end, peer.gone)()
+        await peer.gone()
+
+    scripted.plays(half)
+    for path, body in PAID:
+        said.clear()
+        if end == "left":
+            call = asyncio.create_task(scripted.call(body, path))
+            await said.wait()
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            continue
+        got = await scripted.call(body, path)
+        assert (got.status, got.clean) == (429, False), path
+    assert len(scripted.asked) == len(PAID)
+    await scripted.nothing_booked()
+    await scripted.works()
+
+
+async def test_u5_an_image_in_an_error_that_was_cut_is_charged(scripted: Scripted) -> None:
+    """LiteLLM (1.106) wraps a streamed image into an error: it was made, and its provider bills it."""
+    event = json.dumps({"type": "image_generation.completed", "b64_json": "eA==" * 50})
+    reason = json.dumps({"error": {"message": f"cannot read: data: {event}"}}).encode()
+
+    async def half(peer: Peer) -> None:
+        await peer.say(with_length(reason, status=500)[:-20])
+        await peer.reset()
+
+    scripted.plays(half)
+    got = await scripted.call({"model": "gpt-image-1", "prompt": "um relógio"}, "/images/generations")
+    assert (got.status, got.clean) == (500, False)
+    [booked] = await scripted.events(1)
+    assert booked["outcome"] == "upstream_error"
+    assert booked["charge_mc"] > 0
+
+
+async def test_a_stream_that_only_says_that_it_failed_is_booked_at_nothing(scripted: Scripted) -> None:
+    """As a whole answer that says so: nothing was made, and it can be compared with the bill. With text before it, that
+    is charged."""
+    failed = b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n'
+    for body, outputs in ((failed, 0), (text_event("Bom dia") + failed, 1)):
+        scripted.says(SSE + chunked(body) + END)
+        got = await scripted.call(STREAM)
+        assert (got.status, got.body) == (200, body)
+        [booked] = await scripted.events(1)
+        assert booked["outcome"] == "upstream_error"
+        assert (booked["evidence"], booked["charge_mc"] > 0) == (("none", False), ("recounted", True))[outputs]
 
 
 async def test_u8_what_is_no_answer(scripted: Scripted) -> None:
