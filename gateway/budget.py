@@ -109,6 +109,22 @@ class Budget:
         """The plan to price with: the account's if it is known to differ, else the key's."""
         return self._plans.get(account_id, call_plan)
 
+    async def learn_plan(self, caller: Caller) -> bool:
+        """Ask for the account's plan, where its key's, or one that it had, refuses something. True: it is another one
+        than `plan_of` said, and is known now.
+
+        Raises Refusal `not_ready`.
+        """
+        try:
+            told = await self._link.send("HGET", redis_keys.account(caller.shard, caller.account_id), "plan")
+        except (RedisAwayError, RedisAnswerError) as error:
+            log.warning("look_failed", error=str(error))
+            raise Refusal("not_ready") from error
+        if not told or told.decode() == self.plan_of(caller.key.plan, caller.account_id):
+            return False
+        self._remember_plan(caller, told.decode())
+        return True
+
     async def refuse_blocked(self, caller: Caller) -> None:
         """For requests that hold nothing: one look at the account, which need not exist.
 
@@ -179,7 +195,7 @@ class Budget:
                 self.idle.clear()
                 return hold
             case b"plan":
-                self._remember_plan(caller.account_id, facts[0].decode())
+                self._remember_plan(caller, facts[0].decode())
                 raise PlanDiffersError(facts[0].decode())
             case b"exhausted":
                 raise ExhaustedError(facts[0])
@@ -253,9 +269,12 @@ class Budget:
             self.idle.set()
         self.closed.tell(hold.call.event_id, fact, payload)
 
-    def _remember_plan(self, account_id: UUID, plan: str) -> None:
-        self._plans[account_id] = plan
-        self._plans.move_to_end(account_id)
+    def _remember_plan(self, caller: Caller, plan: str) -> None:
+        if plan == caller.key.plan:
+            self._plans.pop(caller.account_id, None)
+            return
+        self._plans[caller.account_id] = plan
+        self._plans.move_to_end(caller.account_id)
         if len(self._plans) > PLANS_KNOWN_MAX:
             self._plans.popitem(last=False)
 

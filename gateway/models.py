@@ -1,5 +1,5 @@
-"""`GET /v1/models`, all or one: the upstream's list, less what the key's plan does not allow or no price is known of,
-with prices.
+"""`GET /v1/models`, all or one: the upstream's list, less what the caller's plan does not allow or no price is known
+of, with prices.
 
 LibreChat asks for it with every page, uncached, and gives up after five seconds; it is never refused for lack of
 credit, nor to a blocked account: its pages go on to be drawn, and its calls are told why they are refused. Entries
@@ -7,6 +7,7 @@ carry `pricing` (US dollars per token, as strings) and `context_length`, which L
 """
 
 import asyncio
+import contextlib
 import time
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -116,9 +117,14 @@ async def _offered(gate: Gate, request: web.BaseRequest) -> list[dict[str, Any]]
     plan_name = key.plan
     if "X-Sundial-User-Id" in request.headers or key.kind == "personal":
         caller = identify(key, request.headers)
+        with contextlib.suppress(Refusal):  # while Redis is away the list is what is known
+            await gate.budget.learn_plan(caller)
         plan_name = gate.budget.plan_of(key.plan, caller.account_id)
     catalog = gate.book.catalog
-    return offered(await gate.models.get(), catalog, catalog.plans[plan_name])
+    plan = catalog.plans.get(plan_name)
+    if plan is None:
+        raise Refusal("not_ready")  # an account or a key that is ahead of this catalog
+    return offered(await gate.models.get(), catalog, plan)
 
 
 def offered(entries: list[dict[str, Any]], catalog: Catalog, plan: Plan) -> list[dict[str, Any]]:

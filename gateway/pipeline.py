@@ -7,6 +7,7 @@ What each phase leaves behind when the next one fails:
 """
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,7 +21,7 @@ from gateway.budget import ExhaustedError, Hold, PlanDiffersError
 from gateway.families import Family
 from gateway.gate import Gate
 from gateway.headers import to_upstream
-from gateway.identity import credential, find_key, identify
+from gateway.identity import Caller, credential, find_key, identify
 from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
 from gateway.running import relay
@@ -28,9 +29,13 @@ from gateway.server import Connection
 from gateway.settlement import LOST, NOTHING, usage_event
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
+from shared.projection import Plan
 
 PRICINGS_MAX: Final = 3
 """Attempts to reserve: with the key's plan, with the account's, with the input counted exactly."""
+
+BY_PLAN: Final = ("model_not_allowed", "model_not_priced")
+"""Refusals that another plan, or its card, may not make."""
 
 COUNTABLE: Final = ("text", "input")
 """Families (by what they are sold by) whose input is what a call may cost less for than it was estimated at."""
@@ -66,18 +71,31 @@ async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Cal
         raise Refusal("not_ready")
     key = find_key(credential(request.headers), gate.book.keys, started_at_us / 1_000_000)
     caller = identify(key, request.headers)
-    catalog = gate.book.catalog
-    plan = catalog.plans.get(gate.budget.plan_of(key.plan, caller.account_id))
-    if plan is None or plan.card not in catalog.cards:
-        raise Refusal("not_ready")  # a key that is ahead of this catalog
     event_id = gate.new_event_id()
     request["call_id"] = event_id
     if family.body == "multipart":
         upload = Upload(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
         await upload.read_until_known(whole=family.sold == "images")
-        return admit_upload(event_id, caller, family, upload, plan, catalog, started_at_us, started_s)
-    body = await read_body(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
-    return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
+        admitted = partial(admit_upload, event_id, caller, family, upload)
+    else:
+        body = await read_body(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
+        admitted = partial(admit, event_id, caller, family, body)
+    try:
+        return admitted(_plan(gate, caller), gate.book.catalog, started_at_us, started_s)
+    except Refusal as refusal:
+        # Nobody is refused by the key's plan, or by one that they had, where their account has another one by now.
+        if refusal.code not in BY_PLAN or not await gate.budget.learn_plan(caller):
+            raise
+    return admitted(_plan(gate, caller), gate.book.catalog, started_at_us, started_s)
+
+
+def _plan(gate: Gate, caller: Caller) -> Plan:
+    """The account's plan as far as it is known, else the key's. Refusals: 503."""
+    catalog = gate.book.catalog
+    plan = catalog.plans.get(gate.budget.plan_of(caller.key.plan, caller.account_id))
+    if plan is None or plan.card not in catalog.cards:
+        raise Refusal("not_ready")  # a key that is ahead of this catalog
+    return plan
 
 
 def _note_draft(gate: Gate, hold: Hold) -> None:

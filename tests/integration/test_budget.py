@@ -104,6 +104,28 @@ async def test_an_accounts_own_plan_is_learnt(budget: Budget, ana: HoldScripts) 
     budget.void(await reserve(budget, of.repriced(rates(plan="gold"), 10)))
 
 
+async def test_a_plan_is_asked_for_and_forgotten_where_it_is_the_keys_again(budget: Budget, ana: HoldScripts) -> None:
+    """An account that nobody has seen has none; while Redis is away nobody knows."""
+    of = call().caller
+    stranger = call("zoe").caller
+    HoldScripts(ana.client, "zoe").open()
+    assert not await budget.learn_plan(stranger)
+    ana.told(1_000, revision=2, plan="gold")
+    assert await budget.learn_plan(of)
+    assert budget.plan_of("default", of.account_id) == "gold"
+    assert not await budget.learn_plan(of)
+    ana.told(1_000, revision=3, plan="default")
+    assert await budget.learn_plan(of)
+    assert budget.plan_of("default", of.account_id) == "default"
+    ana.told(1_000, revision=4, plan="gold")
+    with pytest.raises(PlanDiffersError):
+        await reserve(budget)
+    ana.told(1_000, revision=5, plan="default")
+    with pytest.raises(PlanDiffersError):
+        await reserve(budget, call().repriced(rates(plan="gold"), 10))
+    assert budget.plan_of("default", of.account_id) == "default"
+
+
 async def test_fifty_parallel_calls_with_credit_for_three(budget: Budget, ana: HoldScripts) -> None:
     """On one connection, in one write: three run."""
     ana.told(300, seq=2)
