@@ -43,6 +43,9 @@ class Call(msgspec.Struct, frozen=True):
     family: Family
     ask: Ask
     rates: Rates
+    catalog: Catalog
+    """What it is priced by to its end: prices that change while it runs are for the calls after it, as its hold could
+    not have been made for them."""
     request: bytes
     body: bytes
     input_tokens: int
@@ -59,9 +62,9 @@ class Call(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "event_text", str(self.event_id))
 
-    def repriced(self, rates: Rates, input_tokens: int) -> "Call":
-        """The same call at other rates, or with its input counted anew."""
-        return msgspec.structs.replace(self, rates=rates, input_tokens=input_tokens)
+    def repriced(self, rates: Rates, input_tokens: int, catalog: Catalog | None = None) -> "Call":
+        """The same call at other rates, of a catalog that may be newer, or with its input counted anew."""
+        return msgspec.structs.replace(self, rates=rates, input_tokens=input_tokens, catalog=catalog or self.catalog)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -176,6 +179,7 @@ def admit(
         family=family,
         ask=_with_kinds(ask, rates.model, body),
         rates=rates,
+        catalog=catalog,
         request=body,
         body=with_usage(ask, request, with_model(ask, request, body)),
         input_tokens=estimate_prompt(len(body), request),
@@ -206,6 +210,7 @@ def admit_upload(
         family=family,
         ask=ask,
         rates=permit(ask, plan, catalog),
+        catalog=catalog,
         request=b"",
         body=upload.begun,
         input_tokens=estimate_prompt(size, fields) + ask.images_in * IMAGE_IN_TOKENS,

@@ -23,7 +23,7 @@ from shared.usage_rules import ABSURD, Normalised, credible, normalise
 log = structlog.get_logger()
 
 
-def told(gate: Gate, call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counted | None:
+def told(call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counted | None:
     """What can be said at once. None: the text, or what stands for it, must be counted first.
 
     Of text the upstream's word counts. Other families are sold in two ways: the first one that has a price counts.
@@ -32,8 +32,8 @@ def told(gate: Gate, call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counte
     if call.family.sold in ("text", "input"):
         return said and _alarmed(tap, said)
     ways = [] if said is None else [said]
-    ways += measure.pieces(call, tap, facts.model, gate.book.catalog.models)
-    priced = (way for way in ways if is_priced(call, gate.book.catalog, way, facts))
+    ways += measure.pieces(call, tap, facts.model)
+    priced = (way for way in ways if is_priced(call, way, facts))
     chosen = next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
     return chosen and _alarmed(tap, chosen)
 

@@ -4,7 +4,6 @@ Such a call may be sold by the piece or by tokens, as its model is priced: `piec
 answer says them, `tokens` stand for them by what is documented of such models, and are flagged `estimated`.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +19,6 @@ from gateway.recount.prompt import count_prompt
 from gateway.settlement import Counted
 from gateway.sse import SseTap
 from shared import pricing
-from shared.pricing import PricedModel
 from shared.usage import Usage
 
 CODED_BYTES_PER_S: Final = 4_000
@@ -31,11 +29,11 @@ CHARACTERS_PER_S: Final = 14
 """Characters that are spoken in a second, where the sound itself does not say how long it is."""
 
 
-def pieces(call: Call, tap: SseTap | PlainTap, answered: str, models: Mapping[str, PricedModel]) -> list[Counted]:
+def pieces(call: Call, tap: SseTap | PlainTap, answered: str) -> list[Counted]:
     """What the call used by the piece; `answered` is the model that answered, as far as it is known."""
     match call.family.sold:
         case "images":
-            return [_images(call, tap, answered, models)]
+            return [_images(call, tap, answered)]
         case "speech":
             return [Counted(Usage(characters=call.ask.characters), "recounted")]
         case "sound":
@@ -71,12 +69,12 @@ def tokens(call: Call, tap: SseTap | PlainTap) -> Counted:
     return Counted(usage, "recounted", tuple(dict.fromkeys(flags)))
 
 
-def _images(call: Call, tap: SseTap | PlainTap, answered: str, models: Mapping[str, PricedModel]) -> Counted:
+def _images(call: Call, tap: SseTap | PlainTap, answered: str) -> Counted:
     """At the price of their quality and size, as the answer says them or else the request. Where neither does, or no
     such image has a price, at the one that was held for: the dearest, and flagged, where there are several."""
     number, look = Usage(images=_number(call, tap)), _look(call, tap)
     for name in (*priced_names(answered, *look), *priced_names(call.ask.model, *look)):
-        found = pricing.resolve(models, name)
+        found = pricing.resolve(call.catalog.models, name)
         if found is not None and "images" in found.rates:
             return Counted(number, "recounted", names=(name,))
     dearest = call.rates.image

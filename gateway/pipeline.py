@@ -111,17 +111,15 @@ async def _hold(gate: Gate, call: Call) -> Hold:
     exact = False
     for _ in range(PRICINGS_MAX):
         bounds = bound(call.ask, call.rates, call.input_tokens, gate.settings.slice_tokens)
-        catalog = gate.book.catalog
-        draft = usage_event(
-            call, catalog, NOTHING, LOST, now_us=gate.now_us(), held_mc=bounds.slice_mc, gateway=gate.name
-        )
+        draft = usage_event(call, NOTHING, LOST, now_us=gate.now_us(), held_mc=bounds.slice_mc, gateway=gate.name)
         try:
-            return await gate.budget.reserve(call, bounds, draft, catalog.plans[call.rates.plan].allowance_mc)
+            return await gate.budget.reserve(call, bounds, draft, call.catalog.plans[call.rates.plan].allowance_mc)
         except PlanDiffersError as other:
+            catalog = gate.book.catalog
             plan = catalog.plans.get(other.plan)
             if plan is None or plan.card not in catalog.cards:
                 raise Refusal("not_ready") from other  # a plan that this catalog does not know yet
-            call = call.repriced(permit(call.ask, plan, catalog), call.input_tokens)
+            call = call.repriced(permit(call.ask, plan, catalog), call.input_tokens, catalog)
         except ExhaustedError as short:
             # Nobody is refused on an estimate: count the input exactly before the answer is no.
             if exact or call.family.sold not in COUNTABLE:

@@ -279,7 +279,7 @@ class Running:
         self._hold.closing = True
         try:
             facts = self._facts(outcome)
-            counted = counting.told(self._gate, self._hold.call, self._tap, facts)
+            counted = counting.told(self._hold.call, self._tap, facts)
             if counted is not None:
                 closing.book(self._gate, self._hold, counted, facts)
                 return counted

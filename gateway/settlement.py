@@ -43,22 +43,19 @@ NOTHING: Final = Counted(Usage(), "none")
 LOST: Final = Facts(outcome="lost")
 
 
-def usage_event(
-    call: Call, catalog: Catalog, counted: Counted, facts: Facts, *, now_us: int, held_mc: int, gateway: str
-) -> UsageEvent:
+def usage_event(call: Call, counted: Counted, facts: Facts, *, now_us: int, held_mc: int, gateway: str) -> UsageEvent:
     """The event of `call`, priced by the model that answered.
 
     Cases: the answering model has a price; only the model asked for has one (flag `answer_unpriced`); neither has one
     (flags that say so and at which rates, and no name that it is priced as); the rate table cannot express this usage
-    (flag `unpriced`: charged for the rest until it is corrected). `catalog` may be newer than the one that the call was
-    admitted with: the event names the version of the price that it was priced with.
+    (flag `unpriced`: charged for the rest until it is corrected). Prices are those that the call was admitted with, and
+    the event names their version.
     """
     flags = counted.flags
-    rates = call.rates
+    rates, catalog = call.rates, call.catalog
     answered = _answered(catalog, counted, facts)
-    price_version = catalog.price_version
     if answered is None:
-        answered, price_version = rates.model, rates.price_version
+        answered = rates.model
         if answered == catalog.provisional:
             flags = flags if counted.evidence == "none" else (*flags, *pricing.provisional_flags(answered))
         elif facts.model:
@@ -80,7 +77,7 @@ def usage_event(
         model_asked=call.ask.model,
         model_answered=_tidy(facts.model),
         priced_as=answered.model,
-        price_version=price_version,
+        price_version=catalog.price_version,
         card=rates.card.card,
         service_tier=_tidy(tier),
         usage=counted.usage,
@@ -121,9 +118,9 @@ def served_tier(told: str, usage_raw: Mapping[str, Any] | None, asked: str) -> s
     return f"{told}@{','.join(served)}" if served else told
 
 
-def is_priced(call: Call, catalog: Catalog, counted: Counted, facts: Facts) -> bool:
+def is_priced(call: Call, counted: Counted, facts: Facts) -> bool:
     """Whether model and card have a price for all of it."""
-    model = _answered(catalog, counted, facts) or call.rates.model
+    model = _answered(call.catalog, counted, facts) or call.rates.model
     return pricing.charge(counted.usage, model, call.rates.card, facts.service_tier).priced
 
 

@@ -90,6 +90,7 @@ def call(user: str = "ana", **more: Any) -> Call:
         "family": CHAT,
         "ask": ask(),
         "rates": rates(),
+        "catalog": CATALOG,
         "request": b"{}",
         "body": b"{}",
         "input_tokens": 10,
@@ -102,7 +103,7 @@ def call(user: str = "ana", **more: Any) -> Call:
 
 def draft(of: Call, **more: Any) -> UsageEvent:
     """The event that stands in a call's hold; `more` are fields of it."""
-    event = usage_event(of, CATALOG, NOTHING, LOST, now_us=of.started_at_us, held_mc=0, gateway="test")
+    event = usage_event(of, NOTHING, LOST, now_us=of.started_at_us, held_mc=0, gateway="test")
     return msgspec.structs.replace(event, **more)
 
 

@@ -21,7 +21,6 @@ from gateway.settlement import Counted, Facts, served_tier, usage_event
 from gateway.sse import SseTap
 from shared.events import UsageEvent
 from shared.pricing import RateCard
-from shared.projection import Catalog
 from shared.usage import Usage
 from tests.harness.calls import CATALOG, COST, MINI, ask, call
 from tests.harness.media import END, GPT_IMAGE, MODELS, PRICED, SCRIBE, TALKER, TTS, WHISPER, field, part, rates, wav
@@ -39,6 +38,7 @@ def of(path: str, request: Any = None, **asked: Any) -> Call:
     kind = family(path)
     given = asked.pop("rates", None) or rates(MODELS[asked.get("model", "gpt-mini")])
     return call(
+        catalog=PRICED,
         family=kind,
         ask=ask(sold=kind.sold, stream=False, **asked),
         rates=given,
@@ -54,11 +54,10 @@ def plain(name: str, answer: Any) -> PlainTap:
 
 
 def booked(made: Call, counted: Counted, facts: Facts = FACTS) -> UsageEvent:
-    return usage_event(made, PRICED, counted, facts, now_us=1, held_mc=0, gateway="g")
+    return usage_event(made, counted, facts, now_us=1, held_mc=0, gateway="g")
 
 
-def gate(catalog: Catalog = PRICED) -> Gate:
-    return cast("Gate", SimpleNamespace(book=SimpleNamespace(catalog=catalog), counters=None))
+GATE: Final = cast("Gate", SimpleNamespace(counters=None))
 
 
 def uploaded(made: Call, *parts: bytes) -> Call:
@@ -67,10 +66,9 @@ def uploaded(made: Call, *parts: bytes) -> Call:
     return msgspec.structs.replace(made, upload=cast("Upload", SimpleNamespace(form=form)))
 
 
-def told(made: Call, tap: SseTap | PlainTap, facts: Facts = FACTS, catalog: Catalog = PRICED) -> Counted:
+def told(made: Call, tap: SseTap | PlainTap, facts: Facts = FACTS) -> Counted:
     """What is counted, at once or by tokenizer."""
-    found = counting.told(gate(catalog), made, tap, facts)
-    return found or asyncio.run(counting.recount(gate(catalog), made, tap, None))
+    return counting.told(made, tap, facts) or asyncio.run(counting.recount(GATE, made, tap, None))
 
 
 def image_call(**asked: Any) -> Call:
@@ -109,7 +107,7 @@ def test_images_without_a_price_by_the_piece_are_counted_in_tokens() -> None:
     """As many as an image of that look is documented to have; flagged."""
     catalog = msgspec.structs.replace(PRICED, models={"gpt-image-1": GPT_IMAGE})
     made = of("/images/generations", model="gpt-image-1", choices=2, quality="low", size="1024x1024")
-    found = told(made, plain("images", {"data": [{}, {}]}), catalog=catalog)
+    found = told(msgspec.structs.replace(made, catalog=catalog), plain("images", {"data": [{}, {}]}))
     assert (found.usage, found.flags) == (Usage(input=1, image_out=544), ("estimated",))
 
 
@@ -140,13 +138,12 @@ async def test_a_whole_answer_that_says_it_failed_is_booked_at_nothing() -> None
     failed: dict[str, Any] = {"status": "failed", "error": error, "output": [], "usage": None}
     message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Olá"}]}
     made = of("/responses", {"input": "abc"})
-    shared = gate()
     for answer, evidence, output in (
         (failed, "none", 0),
         ({**failed, "output": [message]}, "recounted", 1),
         ({**failed, "error": None}, "recounted", 0),
     ):
-        counted = await counting.recount(shared, made, plain("responses", answer), None)
+        counted = await counting.recount(GATE, made, plain("responses", answer), None)
         assert (counted.evidence, counted.usage.output) == (evidence, output)
         assert bool(counted.usage.input) == (evidence == "recounted")
 
@@ -236,8 +233,8 @@ def cut_stream(*events: bytes) -> tuple[SseTap, Transcript]:
 
 
 def recounted(made: Call, tap: SseTap, transcript: Transcript) -> Counted:
-    assert counting.told(gate(CATALOG), made, tap, FACTS) is None
-    return asyncio.run(counting.recount(gate(CATALOG), made, tap, transcript))
+    assert counting.told(made, tap, FACTS) is None
+    return asyncio.run(counting.recount(GATE, made, tap, transcript))
 
 
 def test_a_cut_messages_stream_has_its_input_from_its_beginning() -> None:
@@ -281,12 +278,12 @@ def test_uplifts_are_as_served_else_as_asked(told_tier: str, usage: Any, asked: 
 def test_an_uplift_is_charged() -> None:
     """A tenth more within the United States."""
     model = msgspec.structs.replace(MINI, uplifts={"us": 1_100_000})
-    made = call(family=family("/messages"), rates=rates(model), ask=ask())
     catalog = msgspec.structs.replace(CATALOG, models={})
+    made = call(family=family("/messages"), rates=rates(model), ask=ask(), catalog=catalog)
     counted = Counted(Usage(input=1_000), "provider")
     charges = [
         usage_event(
-            made, catalog, counted, Facts(outcome="complete", service_tier=tier), now_us=1, held_mc=0, gateway="g"
+            made, counted, Facts(outcome="complete", service_tier=tier), now_us=1, held_mc=0, gateway="g"
         ).charge_mc
         for tier in ("standard", "standard@us")
     ]
@@ -321,4 +318,4 @@ def test_the_models_of_these_tests_are_sold_as_they_say() -> None:
     assert set(WHISPER.rates) == {"duration_ms"}
     assert "duration_ms" not in SCRIBE.rates
     assert "characters" not in TALKER.rates
-    assert measure.pieces(of("/embeddings", model="gpt-mini"), plain("embeddings", {}), "", MODELS) == []
+    assert measure.pieces(of("/embeddings", model="gpt-mini"), plain("embeddings", {}), "") == []

@@ -28,8 +28,8 @@ def settings(**more: Any) -> GatewaySettings:
 
 def event(counted: Counted = USED, card: Any = COST, catalog: Any = ADMITTING, **facts: Any) -> UsageEvent:
     """The event of a call of gpt-7, which has no price."""
-    of = call(ask=ask(model="gpt-7"), rates=rates(PROVISIONAL, card))
-    return usage_event(of, catalog, counted, Facts(outcome="complete", **facts), now_us=9, held_mc=0, gateway="g")
+    of = call(ask=ask(model="gpt-7"), rates=rates(PROVISIONAL, card), catalog=catalog)
+    return usage_event(of, counted, Facts(outcome="complete", **facts), now_us=9, held_mc=0, gateway="g")
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def test_an_answer_of_a_priced_model_is_not_provisional() -> None:
 
 def test_a_call_that_came_to_nothing_is_not_provisional() -> None:
     """No price could change its charge."""
-    of = call(rates=rates(PROVISIONAL))
-    made = usage_event(of, ADMITTING, NOTHING, LOST, now_us=9, held_mc=0, gateway="g")
+    of = call(rates=rates(PROVISIONAL), catalog=ADMITTING)
+    made = usage_event(of, NOTHING, LOST, now_us=9, held_mc=0, gateway="g")
     assert (made.charge_mc, made.flags) == (0, ())
 
 
