@@ -21,8 +21,8 @@ from shared.pricing import PLAIN_IN, TOKENS_IN, TOKENS_OUT, PricedModel, RateCar
 from shared.usage import Usage
 
 PLAIN_SLICE_TOKENS: Final = 4096
-"""Output tokens held for an answer that cannot be stopped on the way, where the account cannot pay the largest one four
-times over: the upstream is then told to stop there."""
+"""Output tokens held at least for an answer that cannot be stopped on the way, where the account cannot pay the largest
+one four times over: a quarter of its credit is, where that is more, and the upstream is told to stop there."""
 LEAST_TOKENS: Final = 64
 """Output tokens that must be affordable for a call to begin at all."""
 UNKNOWN_OUTPUT_TOKENS: Final = 16_384

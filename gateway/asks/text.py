@@ -14,6 +14,8 @@ PROMPTS_MAX: Final = 2048
 UNMETERED_TOOLS: Final = ("image_generation", "code_interpreter", "file_search", "code_execution")
 """Tools that OpenAI and Anthropic (with a date behind the name) run themselves and bill apart, by images, sessions and
 calls that no price here is for: the tokens of the answer do not contain them. Searches of the web are counted."""
+CLAUDE: Final = "claude"
+"""In the names of models that think only where they are told to."""
 _HOSTED: Final = "container"
 """How the environment of a shell begins that OpenAI runs, and bills as it bills the code interpreter."""
 _MEDIA_OUT: Final = {"audio": "audio_out", "image": "image_out"}
@@ -27,6 +29,8 @@ def chat(request: Request) -> Ask:
     name = model(request)
     asked = usage_asked(request)
     limits = [count(request, limit, TOKENS_ASKED_MAX) for limit in CHAT_LIMITS]
+    thinking = request.get("thinking")  # Anthropic's field, which LiteLLM takes for others, too
+    budget = _budget(thinking)
     return Ask(
         model=name,
         stream=flag(request, "stream"),
@@ -35,6 +39,8 @@ def chat(request: Request) -> Ask:
         choices=count(request, "n", CHOICES_MAX) or 1,
         service_tier=text(request, "service_tier"),
         user=request.get("user"),
+        least_output=budget + 1 if budget else 0,
+        thinks=CLAUDE not in name or _thinks(thinking) or request.get("reasoning_effort") not in (None, "none"),
         searches=searches(request, name),
         kinds_out=_kinds_out(request.get("modalities")),
     )
@@ -82,11 +88,10 @@ def completions(request: Request) -> Ask:
 
 
 def messages(request: Request) -> Ask:
-    """Claude thinks only where it is told to, and a budget of thought must fit into the answer's limit."""
+    """A budget of thought must fit into the answer's limit."""
     _refuse_unmetered_tools(request)
     thinking = request.get("thinking")
-    thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
-    budget = count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
+    budget = _budget(thinking)
     name = model(request)
     uplifts = [uplift for uplift, field in (("fast", "speed"), ("us", "inference_geo")) if request.get(field) == uplift]
     return Ask(
@@ -98,7 +103,7 @@ def messages(request: Request) -> Ask:
         service_tier=f"@{','.join(uplifts)}" if uplifts else "",
         user=None,
         least_output=budget + 1 if budget else 0,
-        thinks=thinks,
+        thinks=CLAUDE not in name or _thinks(thinking),
         searches=searches(request, name),
     )
 
@@ -114,6 +119,15 @@ def embeddings(request: Request) -> Ask:
         user=request.get("user"),
         sold="input",
     )
+
+
+def _thinks(thinking: object) -> bool:
+    return isinstance(thinking, dict) and thinking.get("type") != "disabled"
+
+
+def _budget(thinking: object) -> int:
+    """Tokens of thought that are asked for: Anthropic wants a limit of the answer above them."""
+    return count(thinking, "budget_tokens", TOKENS_ASKED_MAX) if isinstance(thinking, dict) else 0
 
 
 def _refuse_unmetered_tools(request: Request) -> None:

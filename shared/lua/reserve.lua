@@ -9,8 +9,9 @@
 --   {'closed'} no epoch: Redis may have forgotten   {'stream_full'}   {'unknown'}   {'blocked', status}
 --   {'plan', plan} the account has another plan: price again and repeat
 --   {'exhausted', spendable, balance}
--- The amount held is `full` where the account could pay it four times over, else `slice`, else what is left, if that
--- is at least `least`: a long answer never locks out the other calls of the same account, and no credit is stranded.
+-- The amount held is `full` where the account could pay it four times over, else a quarter of what it could pay, at
+-- least `slice` and at most `full`, else what is left, if that is at least `least`: a long answer never locks out the
+-- other calls of the same account, none is cut short while there is much credit, and none is stranded.
 -- A call that costs nothing (slice 0) is refused to nobody who is not blocked.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed'} end
@@ -45,8 +46,8 @@ if known then return {'ok', tonumber(string.match(known, '^%d+')), spendable, ac
 
 local full, slice, least = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local amount
-if full > slice and spendable >= 4 * full then amount = full
-elseif spendable >= slice or slice == 0 then amount = slice
+if slice == 0 then amount = slice
+elseif spendable >= slice then amount = math.min(full, math.max(slice, math.floor(spendable / 4)))
 elseif spendable >= least and spendable > 0 then amount = spendable
 elseif account[5] == 'enforce' then return {'exhausted', spendable, balance}
 else amount = slice end

@@ -76,7 +76,9 @@ def test_what_the_credit_does_not_cover_is_refused_with_the_balance(ana: HoldScr
     ("balance", "full", "slice_", "least", "held"),
     [
         (1_000, 250, 100, 10, 250),
-        (999, 250, 100, 10, 100),
+        (999, 250, 100, 10, 249),
+        (404, 250, 100, 10, 101),
+        (403, 250, 100, 10, 100),
         (1_000, 100, 100, 10, 100),
         (100, 250, 100, 10, 100),
         (99, 250, 100, 10, 99),
@@ -90,10 +92,11 @@ def test_what_the_credit_does_not_cover_is_refused_with_the_balance(ana: HoldScr
         (MC_MAX, MC_MAX // 4, 100, 10, MC_MAX // 4),
     ],
 )
-def test_full_else_a_slice_else_what_is_left(
+def test_full_else_a_quarter_else_a_slice_else_what_is_left(
     ana: HoldScripts, balance: int, full: int, slice_: int, least: int, held: int | None
 ) -> None:
-    """Full where it is covered four times, a slice where that is covered, the rest down to the least, else nothing."""
+    """Full where it is covered four times, else a quarter of the credit, but at least a slice where that is covered,
+    else the rest down to the least, else nothing."""
     ana.told(balance, seq=2)
     answer = ana.reserve(1, full, slice_, least)
     if held is None:

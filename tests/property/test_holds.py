@@ -79,7 +79,7 @@ class Holds(RuleBasedStateMachine):
             self.overdue.discard(number)
             if dies:
                 self.overdue.add(number)
-            assert facts[0] in (full, slice_, before)
+            assert facts[0] in (full, slice_, before, before // 4)
             assert facts[1] == before - facts[0]
             if self.mode == "enforce":
                 assert facts[0] <= max(before, 0)

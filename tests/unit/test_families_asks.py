@@ -139,13 +139,21 @@ def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
         assert field_of(path, tools=[{"type": "shell", "environment": {"type": hosted}}]) == "tools"
 
 
-def test_claude_thinks_where_it_is_told_to() -> None:
-    """And its budget of thought must fit into what is held."""
-    assert not read("/messages").thinks
-    assert not read("/messages", thinking={"type": "disabled"}).thinks
-    budgeted = read("/messages", thinking={"type": "enabled", "budget_tokens": 2_000})
+@pytest.mark.parametrize("path", ["/messages", "/chat/completions"])
+def test_claude_thinks_where_it_is_told_to(path: str) -> None:
+    """Other models may think untold. A budget of thought must fit into what is held."""
+    assert read(path).thinks
+    assert not read(path, model="claude-sonnet-4-5").thinks
+    assert not read(path, model="anthropic/claude-opus-4-1", thinking={"type": "disabled"}).thinks
+    budgeted = read(path, model="claude-opus-4-1", thinking={"type": "enabled", "budget_tokens": 2_000})
     assert (budgeted.thinks, budgeted.least_output) == (True, 2_001)
-    assert field_of("/messages", thinking={"type": "enabled", "budget_tokens": "x"}) == "budget_tokens"
+    assert field_of(path, thinking={"type": "enabled", "budget_tokens": "x"}) == "budget_tokens"
+
+
+def test_claude_thinks_in_a_chat_as_hard_as_it_is_told_to() -> None:
+    """LiteLLM makes a budget of the effort."""
+    assert read("/chat/completions", model="claude-sonnet-4-5", reasoning_effort="low").thinks
+    assert not read("/chat/completions", model="claude-sonnet-4-5", reasoning_effort="none").thinks
 
 
 @pytest.mark.parametrize(
