@@ -140,15 +140,12 @@ def offered(entries: list[dict[str, Any]], catalog: Catalog, plan: Plan) -> list
 
 
 def _price_tag(model: PricedModel) -> dict[str, Any]:
-    """OpenRouter's fields, which LibreChat reads."""
-    tag: dict[str, Any] = {}
+    """OpenRouter's fields, which LibreChat reads: it drops the whole list where one entry lacks them, so a model that
+    is sold by the piece says 0."""
     prompt, completion = (pricing.rate_of(model.rates, kind, model.unpriced) for kind in ("input", "output"))
-    if prompt is not None or completion is not None:
-        scale = 10 ** (15 + model.rate_digits)
-        tag["pricing"] = {"prompt": _usd(prompt or 0, scale), "completion": _usd(completion or 0, scale)}
-    if model.input_max:
-        tag["context_length"] = model.input_max
-    return tag
+    scale = 10 ** (15 + model.rate_digits)
+    price = {"prompt": _usd(prompt or 0, scale), "completion": _usd(completion or 0, scale)}
+    return {"pricing": price, "context_length": model.input_max}
 
 
 def _usd(rate: int, scale: int) -> str:

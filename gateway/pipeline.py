@@ -122,7 +122,8 @@ async def _hold(gate: Gate, call: Call) -> Hold:
             call = call.repriced(permit(call.ask, plan, catalog), call.input_tokens, catalog)
         except ExhaustedError as short:
             # Nobody is refused on an estimate: count the input exactly before the answer is no.
-            if exact or call.family.sold not in COUNTABLE:
+            least = bound(call.ask, call.rates, 0, gate.settings.slice_tokens).least_mc
+            if exact or call.family.sold not in COUNTABLE or short.spendable_mc < least:  # nor where none would do
                 raise budget.exhausted(short, gate.settings.credits_url, gate.settings.language) from short
             exact = True
             tokens = await counting.count_prompt_exactly(gate, call)

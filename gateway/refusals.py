@@ -252,7 +252,9 @@ def body(code: str, message: str) -> bytes:
 def anthropic_body(code: str, message: str) -> bytes:
     """The error object, as Anthropic's clients read it; the code stands beside what they know."""
     kind = _ANTHROPIC_TYPES.get(TABLE[code].status, "api_error")
-    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message, "code": code}})
+    error = {"type": kind, "message": message, "code": code}
+    # Its SDKs show a message that stands at the top, and else the whole object.
+    return msgspec.json.encode({"type": "error", "error": error, "message": message})
 
 
 def response(refusal: Refusal, language: str, call_id: str = "", *, anthropic: bool = False) -> web.Response:

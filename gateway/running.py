@@ -29,7 +29,7 @@ from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
 from gateway.relay import KEEPALIVE, Relay
 from gateway.reply import opening
-from gateway.settlement import Counted, Facts, served_tier
+from gateway.settlement import NOTHING, Counted, Facts, served_tier
 from gateway.sse import SseTap
 from gateway.stream_place import Place
 from gateway.upstream import Answer
@@ -38,6 +38,8 @@ from shared.usage_rules import upstream_cost_nano
 
 IMAGE_MARK: Final = rb"\"b64_json\":"
 """Stands in an error that carries the events of an image as a text, and was cut: they can be read no more."""
+GIVEN_UP: Final = (408, 504)
+"""Statuses of an upstream that did not wait for its own upstream."""
 END_S_MAX: Final = 0.25
 """Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
 properly can be used again."""
@@ -129,7 +131,7 @@ class Running:
         if outcome == "complete":
             self.relay.pass_on(b"", self._tap.finish(), ended=True)
             if self._refused():
-                closing.void(self._gate, self._hold)  # passed through as it is
+                self._give_back()  # passed through as it is
             else:
                 self._complete = await self._close(self._outcome())
                 self._early = self.relay.has_ended
@@ -138,7 +140,7 @@ class Running:
             return True
         self._answer.stop()
         if self._refused():
-            closing.void(self._gate, self._hold)
+            self._give_back()
             self.relay.cut()
             return False
         counted = await self._close(outcome)
@@ -156,6 +158,15 @@ class Running:
         if self._answer.status < 400 or not isinstance(tap, PlainTap):
             return False
         return not (tap.images if self.relay.complete else IMAGE_MARK in tap.body)
+
+    def _give_back(self) -> None:
+        """The call was refused, and costs nothing. One that was given up may still be at work: it is booked at nothing,
+        to be compared with the provider's bill."""
+        if self._answer.status not in GIVEN_UP:
+            closing.void(self._gate, self._hold)
+            return
+        self._hold.closing = True
+        closing.book(self._gate, self._hold, NOTHING, self._facts("timeout"))
 
     def _outcome(self) -> Outcome:
         """Of an answer that came to its end."""
@@ -178,7 +189,7 @@ class Running:
         self.relay.ending = True
         if not self._hold.closing:
             if self._refused():
-                closing.void(self._gate, self._hold)
+                self._give_back()
             else:
                 self._hold.closing = True
                 self._gate.spawn(self._close(outcome))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.asks.clip import Clip
-from gateway.asks.steering import STEERING, refusal
+from gateway.asks.steering import refusal, steers
 from gateway.refusals import Refusal
 
 PARTS_MAX: Final = 256
@@ -138,7 +138,7 @@ class Form:
             raise Refusal("invalid_multipart", reason=f"more than {PARTS_MAX} parts")
         name, is_file = _what(head)
         plain = name.partition("[")[0]
-        if plain in STEERING:
+        if steers(plain):
             raise refusal(plain)
         if plain in SINGLE:
             if is_file:

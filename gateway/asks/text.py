@@ -16,6 +16,8 @@ UNMETERED_TOOLS: Final = ("image_generation", "code_interpreter", "file_search",
 calls that no price here is for: the tokens of the answer do not contain them. Searches of the web are counted."""
 CLAUDE: Final = "claude"
 """In the names of models that think only where they are told to."""
+_MAPS: Final = frozenset({"googleMaps", "google_maps"})
+"""Keys of the tools with which LiteLLM has Gemini look at maps: no usage counts how often it did."""
 _HOSTED: Final = "container"
 """How the environment of a shell begins that OpenAI runs, and bills as it bills the code interpreter."""
 _MEDIA_OUT: Final = {"audio": "audio_out", "image": "image_out"}
@@ -134,6 +136,8 @@ def _refuse_unmetered_tools(request: Request) -> None:
     tools = request.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(tool, dict) and not _MAPS.isdisjoint(tool):
+            raise Refusal("invalid_field", field="tools", reason="maps are billed apart and cannot be metered")
         if isinstance(kind, str) and (kind.startswith(UNMETERED_TOOLS) or _is_hosted(tool.get("environment"))):
             raise Refusal("invalid_field", field="tools", reason=f"{kind} is billed apart and cannot be metered")
 

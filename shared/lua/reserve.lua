@@ -10,8 +10,9 @@
 --   {'plan', plan} the account has another plan: price again and repeat
 --   {'exhausted', spendable, balance}
 -- The amount held is `full` where the account could pay it four times over, else a quarter of what it could pay, at
--- least `slice` and at most `full`, else what is left, if that is at least `least`: a long answer never locks out the
--- other calls of the same account, none is cut short while there is much credit, and none is stranded.
+-- least `slice` and at most `full`, else what is left, if that is at least `least`: none is cut short while there is much
+-- credit, and none is stranded. Of an answer that cannot be extended (full is more than slice) what is left is halved
+-- beyond `least`: it never locks out another call that comes beside it, as an answer does beside its title.
 -- A call that costs nothing (slice 0) is refused to nobody who is not blocked.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'closed'} end
@@ -46,9 +47,11 @@ if known then return {'ok', tonumber(string.match(known, '^%d+')), spendable, ac
 
 local full, slice, least = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local amount
+local most = spendable
+if full > slice and spendable > least then most = least + math.ceil((spendable - least) / 2) end
 if slice == 0 then amount = slice
-elseif spendable >= slice then amount = math.min(full, math.max(slice, math.floor(spendable / 4)))
-elseif spendable >= least and spendable > 0 then amount = spendable
+elseif most >= slice then amount = math.min(full, math.max(slice, math.floor(spendable / 4)))
+elseif spendable >= least and spendable > 0 then amount = most
 elseif account[5] == 'enforce' then return {'exhausted', spendable, balance}
 else amount = slice end
 

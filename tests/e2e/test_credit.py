@@ -44,6 +44,19 @@ async def test_the_refusal_reads_well(chain: Chain) -> None:
     assert not set("{}") & set(error["message"])
 
 
+async def test_a_title_does_not_lock_out_its_answer(chain: Chain) -> None:
+    """LibreChat asks for the title, whole, at the same time as for the first answer, a stream: whichever comes first,
+    the credit of 2,500 runs both, though a title may be as long as nearly all of it."""
+    secret = await chain.personal("ana", credit="2500")
+    title = {"model": "gpt-4o-mini", "messages": MESSAGES}
+    chat = {**title, "stream": True}
+    for pair in ((title, chat), (chat, title)):
+        answers = [asyncio.create_task(chain.post(secret, body)) for body in pair]
+        assert [(await answer)[0] for answer in answers] == [200, 200]
+        await chain.settled("ana")
+        await chain.set_balance("ana", 2_500_000)
+
+
 async def test_nobody_is_refused_on_an_estimate(chain: Chain) -> None:
     """A call whose estimate does not fit, but whose exact cost does, runs."""
     text = "ação " * 400

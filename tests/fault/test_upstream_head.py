@@ -164,6 +164,19 @@ async def test_u5_a_refusal_whose_reason_does_not_come_whole_costs_nothing(scrip
     await scripted.works()
 
 
+async def test_u5_a_call_that_the_upstream_gave_up_is_booked_at_nothing(scripted: Scripted) -> None:
+    """408 and 504: its own upstream may be at work, and bill it. It passes as it is, and can be compared."""
+    reason = b'{"error":{"message":"timed out"}}'
+    for status, body in ((408, ASK), (504, STREAM)):
+        scripted.says(with_length(reason, status=status))
+        got = await scripted.call(body)
+        assert (got.status, got.body, got.clean) == (status, reason, True)
+        [booked] = await scripted.events(1)
+        assert (booked["charge_mc"], booked["evidence"], booked["outcome"]) == (0, "none", "timeout")
+        assert booked["status"] == status
+    await scripted.works()
+
+
 async def test_u5_an_image_in_an_error_that_was_cut_is_charged(scripted: Scripted) -> None:
     """LiteLLM (1.106) wraps a streamed image into an error: it was made, and its provider bills it."""
     event = json.dumps({"type": "image_generation.completed", "b64_json": "eA==" * 50})

@@ -80,8 +80,13 @@ def test_what_the_credit_does_not_cover_is_refused_with_the_balance(ana: HoldScr
         (404, 250, 100, 10, 101),
         (403, 250, 100, 10, 100),
         (1_000, 100, 100, 10, 100),
-        (100, 250, 100, 10, 100),
-        (99, 250, 100, 10, 99),
+        (190, 250, 100, 10, 100),
+        (189, 250, 100, 10, 100),
+        (188, 250, 100, 10, 99),
+        (100, 250, 100, 10, 55),
+        (99, 250, 100, 90, 95),
+        (100, 100, 100, 10, 100),
+        (99, 100, 100, 10, 99),
         (10, 250, 100, 10, 10),
         (9, 250, 100, 10, None),
         (0, 250, 100, 10, None),
@@ -95,8 +100,8 @@ def test_what_the_credit_does_not_cover_is_refused_with_the_balance(ana: HoldScr
 def test_full_else_a_quarter_else_a_slice_else_what_is_left(
     ana: HoldScripts, balance: int, full: int, slice_: int, least: int, held: int | None
 ) -> None:
-    """Full where it is covered four times, else a quarter of the credit, but at least a slice where that is covered,
-    else the rest down to the least, else nothing."""
+    """Full where it is covered four times, else a quarter of the credit, but at least a slice where half of the credit
+    covers that, else half of the rest beyond the least (all of it, of an answer that can be extended), else nothing."""
     ana.told(balance, seq=2)
     answer = ana.reserve(1, full, slice_, least)
     if held is None:

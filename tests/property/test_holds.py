@@ -79,11 +79,12 @@ class Holds(RuleBasedStateMachine):
             self.overdue.discard(number)
             if dies:
                 self.overdue.add(number)
-            assert facts[0] in (full, slice_, before, before // 4)
+            half = least + -(-(before - least) // 2)
+            assert facts[0] in (full, slice_, before, before // 4, half)
             assert facts[1] == before - facts[0]
             if self.mode == "enforce":
                 assert facts[0] <= max(before, 0)
-                assert before < slice_ or facts[0] >= slice_
+                assert half < slice_ or facts[0] >= slice_
         else:
             assert (verdict, facts) == ("exhausted", [before, self.account.state().balance])
             assert self.mode == "enforce"

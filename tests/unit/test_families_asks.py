@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from gateway import asks
 from gateway.admission import admit
 from gateway.asks.searches import SEARCHES_MAX
-from gateway.asks.steering import STEERING
+from gateway.asks.steering import PREFIXES, STEERING
 from gateway.asks.text import PROMPTS_MAX
 from gateway.families import BASE_PATH, FAMILIES, Family, find
 from gateway.headers import to_upstream
@@ -47,7 +47,7 @@ def test_every_metered_family_has_a_reader(one: Family) -> None:
 @pytest.mark.parametrize("one", READABLE, ids=lambda one: one.path)
 def test_nobody_steers_the_proxy_behind_us(one: Family) -> None:
     """A field that LiteLLM would take for its own is refused in every family, whatever it says; null says nothing."""
-    for name in STEERING:
+    for name in (*STEERING, *(prefix + "x" for prefix in PREFIXES)):
         for value in ({"model": "dearer"}, ["dearer"], "dearer", 0, False, ""):
             assert field_of(one.path, **{name: value}) == name
         assert read(one.path, **{name: None}).model == "m"
@@ -135,6 +135,8 @@ def test_tools_that_are_billed_apart_are_refused(path: str) -> None:
         assert read(path, tools=tools).model == "m"
     for kind in ("image_generation", "code_interpreter", "file_search", "code_execution_20250825"):
         assert field_of(path, tools=[*counted, {"type": kind, "model": "gpt-image-1"}]) == "tools"
+    for maps in ("googleMaps", "google_maps"):
+        assert field_of(path, tools=[*counted, {maps: {}}]) == "tools"
     for hosted in ("container_auto", "container_reference"):
         assert field_of(path, tools=[{"type": "shell", "environment": {"type": hosted}}]) == "tools"
 
