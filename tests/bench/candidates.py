@@ -42,12 +42,14 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=8192;
         location / {{
-            proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Connection "";
-            proxy_buffering off;
+            {target} proxy_buffering off;
         }}
     }}
 }}
 """
+
+_POOLED: Final = 'proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Connection "";'
+_UNPOOLED: Final = "proxy_pass http://127.0.0.1:{upstream};"
 
 
 class Candidate:
@@ -121,14 +123,19 @@ class Direct(Candidate):
 
 
 class Nginx(Candidate):
+    """`pooled`: it keeps its connections to the upstream, as Sundial and Go do; by itself nginx opens one per call."""
+
     compares = "nginx"
 
-    def __init__(self, home: Path, upstream_port: int) -> None:
-        super().__init__("nginx", home, upstream_port)
+    def __init__(self, home: Path, upstream_port: int, *, pooled: bool = True) -> None:
+        super().__init__("nginx" if pooled else "nginx, no pool", home, upstream_port)
+        self._pooled = pooled
 
     def launch(self) -> None:
         config = self.home / "nginx.conf"
-        config.write_text(_NGINX.format(home=self.home, port=self.port, upstream=self.upstream_port), encoding="utf-8")
+        target = _POOLED if self._pooled else _UNPOOLED.format(upstream=self.upstream_port)
+        text = _NGINX.format(home=self.home, port=self.port, upstream=self.upstream_port, target=target)
+        config.write_text(text, encoding="utf-8")
         self._run([tool("nginx", "nginx-light"), "-c", str(config), "-e", str(self.home / "error.log")])
 
 
