@@ -13,8 +13,8 @@ LISTENING_PORT_MIN: Final = 15_000
 LISTENING_PORTS_MIN: Final = 1_000
 """Fewer ports than these are not worth choosing among."""
 
-_claims: dict[int, socket.socket] = {}
-"""What this process has claimed, for as long as it lives."""
+_claims: dict[int, tuple[str, socket.socket]] = {}
+"""What this process has claimed and for which part of it, for as long as it lives."""
 
 
 class NoFreePortError(RuntimeError):
@@ -43,31 +43,38 @@ def free_port() -> int:
 
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on it now."""
+    return not trouble(port)
+
+
+def trouble(port: int) -> str:
+    """Why no server could listen on it now; empty where one could."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            return "needs rights that this user does not have"
         except OSError:
-            return False
-    return True
+            return "is in use by another program"
+    return ""
 
 
-def claim(port: int) -> bool:
-    """Whether it is ours from here on, until this process ends: no other that asks so is told the same.
+def claim(port: int, part: str) -> bool:
+    """Whether it is that part's of ours from here on, until this process ends: nobody else who asks is told the same.
 
     A port is looked at long before its server listens: LiteLLM takes ten seconds, and of two chains that start at once
     each would find 4000 free, and then speak to the LiteLLM of the other. The claim is a name of the kernel's, of the
     same network namespace as the port, and vanishes with the process however that ends.
     """
     if port in _claims:
-        return True
+        return _claims[port][0] == part
     name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         name.bind(f"\0sundial/port/{port}")
     except OSError:
         name.close()
         return False
-    _claims[port] = name
+    _claims[port] = part, name
     return True
 
 

@@ -44,16 +44,16 @@ class Kept:
 
     def port(self, name: str, asked: int, usual: int = 0) -> int:
         """The port asked for; else the one of last time, the usual one or any other, whichever is free first and not
-        claimed by another `sundial up`. Raises NoFreePortError."""
+        claimed by another `sundial up` or another part of this one. Raises NoFreePortError."""
         if asked:
             return asked
         kept = self.read(f"{name}-port")
         for candidate in (int(kept) if kept.isdigit() else 0, usual):
-            if candidate and port_is_free(candidate) and claim(candidate):
+            if candidate and port_is_free(candidate) and claim(candidate, name):
                 chosen = candidate
                 break
         else:
-            while not claim(chosen := free_port()):
+            while not claim(chosen := free_port(), name):
                 pass
         self.write(f"{name}-port", str(chosen))
         return chosen

@@ -1,5 +1,6 @@
 """What `sundial up` decides before and around the parts it starts."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy import surroundings
+from deploy import demo_keys, surroundings
+from deploy.child import PartFailedError
+from deploy.ports import free_port, port_is_free
 from deploy.secrets_folder import Kept
 from deploy.summary import first_steps
 from deploy.surroundings import Addresses
@@ -121,18 +124,69 @@ def test_the_first_steps_are_shell_syntax() -> None:
     ],
 )
 def test_mistakes_are_told_before_anything_starts(tmp_path: Path, settings: dict[str, str], said: list[str]) -> None:
-    """Every wrong setting of every part, and every busy port, by the name to change; the exit code is 2."""
+    """Every wrong setting of every part, and every busy port, by the name to change, on stderr as every command's; the
+    exit code is 2."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
-        chosen = {name: taken if value == "TAKEN" else value for name, value in settings.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "sundial", "up"],
-            env={"PATH": "/bin:/usr/bin", "SUNDIAL_HOME": str(tmp_path), **chosen},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = up(tmp_path, {name: taken if value == "TAKEN" else value for name, value in settings.items()})
     assert done.returncode == 2
     for text in said:
-        assert text in done.stdout + done.stderr
+        assert text in done.stderr
+    assert all(line.startswith("sundial: ") for line in done.stderr.splitlines())
+    assert not done.stdout
     assert not (tmp_path / "postgres").exists()
+
+
+def up(home: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`sundial up` with these settings alone, for starts that end by themselves."""
+    return subprocess.run(
+        [sys.executable, "-m", "sundial", "up"],
+        env={"PATH": "/bin:/usr/bin", "SUNDIAL_HOME": str(home), **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_ports_that_are_proposed_can_be_had(tmp_path: Path) -> None:
+    """One command for all of them: it names what was chosen already, no port of another setting, none that is taken."""
+    asked = consecutive_ports(4)
+    taken, beside, also, free = asked
+    with socket.create_server(("127.0.0.1", taken)), socket.create_server(("127.0.0.1", also)):
+        settings = {
+            "SUNDIAL_GATEWAY_PORT": str(taken),
+            "SUNDIAL_GATEWAY_METRICS_PORT": str(beside),
+            "SUNDIAL_METER_METRICS_PORT": str(beside),
+        }
+        done = up(tmp_path, settings)
+        assert done.returncode == 2
+        assert f"SUNDIAL_GATEWAY_PORT: port {taken} is in use" in done.stderr
+        assert f"SUNDIAL_METER_METRICS_PORT: port {beside} is SUNDIAL_GATEWAY_METRICS_PORT too" in done.stderr
+        [command] = re.findall(r"SUNDIAL_\S+=.* make up", done.stderr)
+        proposed = dict(word.split("=") for word in command.removesuffix(" make up").split())
+        assert proposed["SUNDIAL_GATEWAY_PORT"] == str(free)
+        assert proposed["SUNDIAL_GATEWAY_METRICS_PORT"] == str(beside)
+        assert proposed.keys() == settings.keys()
+        assert not {*proposed.values()} & {str(taken), str(also)}
+        assert len({*proposed.values()}) == len(proposed)
+        # Obeyed, it is no longer the ports that stop it; something else must, lest a whole chain starts.
+        again = up(tmp_path, {**proposed, "SUNDIAL_REDIS_PORT": str(also)})
+    assert again.stderr.count("SUNDIAL_REDIS_PORT: port") == 1
+    assert not any(f"{name}: " in again.stderr for name in settings)
+
+
+def consecutive_ports(number: int) -> list[int]:
+    """That nobody listens on."""
+    while True:
+        first = free_port()
+        ports = list(range(first, first + number))
+        if all(port_is_free(port) for port in ports):
+            return ports
+
+
+async def test_a_gateway_that_cannot_be_asked_is_a_part_that_failed(tmp_path: Path) -> None:
+    """Its metrics page had answered, and nobody is at the port that clients use: told in words, no traceback."""
+    kept = Kept(tmp_path)
+    kept.write("demo-key", "sk-sundial-kept")
+    with pytest.raises(PartFailedError, match="SUNDIAL_GATEWAY_PORT"):
+        await demo_keys.ensure(kept, f"http://127.0.0.1:{free_port()}/v1", {})

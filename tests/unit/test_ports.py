@@ -11,7 +11,12 @@ import pytest
 from deploy.ports import LISTENING_PORT_MIN, claim, free_port
 from deploy.secrets_folder import Kept
 
-CLAIM = "import sys; from deploy.ports import claim; print(claim(int(sys.argv[1])), flush=True); sys.stdin.read()"
+CLAIM = """
+import sys
+from deploy.ports import claim
+print(claim(int(sys.argv[1]), "litellm"), flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_chosen_port_is_kept_for_a_server() -> None:
@@ -43,10 +48,11 @@ def test_of_two_that_start_at_once_one_gets_the_usual_port(tmp_path: Path) -> No
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "True\n"
-    assert not claim(usual)
+    assert not claim(usual, "litellm")
     assert Kept(tmp_path / "one").port("litellm", 0, usual) != usual
     other.communicate()
     assert Kept(tmp_path / "two").port("litellm", 0, usual) == usual
-    assert claim(usual)
+    assert claim(usual, "litellm")
+    assert not claim(usual, "gateway"), "another part of the same chain"
     third = subprocess.run(command, input="", capture_output=True, text=True, check=True)
     assert third.stdout == "False\n"
