@@ -38,7 +38,7 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
     """Start, watch, end. Returns the exit code: 0 after Ctrl-C or SIGTERM, 1 where a part failed."""
     kept = Kept(settings.home)
     chain = Chain(settings, environment, kept, screen)
-    life = asyncio.create_task(_live(chain, settings, kept, screen))
+    life = asyncio.create_task(_live(chain, settings, environment, kept, screen))
     _on_signals(life, chain)
     code = 0
     try:
@@ -55,11 +55,11 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
     return code
 
 
-async def _live(chain: Chain, settings: UpSettings, kept: Kept, screen: Screen) -> None:
+async def _live(chain: Chain, settings: UpSettings, environment: Mapping[str, str], kept: Kept, screen: Screen) -> None:
     try:
         with screen.progress("Sundial is starting"):
             addresses, demo_key, service_key = await chain.start()
-        env = kept.write_env(for_shells(addresses, demo_key, service_key))
+        env = kept.write_env(for_shells(addresses, demo_key, service_key), wishes=environment)
         screen.show(summary(addresses, settings, env, demo_key, service_key, chain.parts))
         screen.relaying = True
         await chain.watch()

@@ -63,6 +63,33 @@ def test_a_shell_that_loaded_our_env_file_does_not_redirect_the_next_start(tmp_p
     assert kept.without_ours(wishes) == wishes
 
 
+def loaded(env: Path) -> dict[str, str]:
+    """What a shell has that has loaded the file."""
+    script = f'set -a; . "{env}"; set +a; exec env -0'
+    said = subprocess.run(["sh", "-c", script], env={}, capture_output=True, check=True).stdout.decode()
+    return {name: value for name, _, value in (line.partition("=") for line in said.split("\0")) if name != "PWD"}
+
+
+def test_a_shell_that_loaded_our_env_file_outlives_the_folder(tmp_path: Path) -> None:
+    """The folder is removed to begin anew: its values are known for ours all the same; what the shell then changes of
+    them is the operator's."""
+    shell = loaded(Kept(tmp_path / "removed").write_env(surroundings.for_shells(ADDRESSES, "sk-demo", "sk-service")))
+    assert shell["SUNDIAL_DATABASE_URL"] == ADDRESSES.console_database_url
+    afresh = Kept(tmp_path / "afresh")
+    assert not {name for name in afresh.without_ours(shell) if name.startswith(("SUNDIAL_", "OPENAI_"))}
+    changed = {**shell, "SUNDIAL_REDIS_URL": "redis://other"}
+    assert afresh.without_ours(changed)["SUNDIAL_REDIS_URL"] == "redis://other"
+
+
+def test_an_operators_own_server_is_a_wish_at_the_next_start_too(tmp_path: Path) -> None:
+    """`.sundial/env` repeats it for the commands: that makes it no value of ours."""
+    wishes = {"SUNDIAL_DATABASE_URL": ADDRESSES.console_database_url}
+    kept = Kept(tmp_path)
+    env = kept.write_env(surroundings.for_shells(ADDRESSES, "sk-demo", "sk-service"), wishes=wishes)
+    assert kept.without_ours(wishes) == wishes
+    assert kept.without_ours(loaded(env)).keys() & {"SUNDIAL_DATABASE_URL", "SUNDIAL_REDIS_URL"} == wishes.keys()
+
+
 def test_the_env_file_is_shell_syntax(tmp_path: Path) -> None:
     """Any value survives a shell, and only the owner can read the file."""
     path = Kept(tmp_path).write_env({"A": "it's $HOME & `b`", "C": "d"})
