@@ -18,7 +18,7 @@ from deploy.screen import Screen
 from deploy.secrets_folder import Kept
 from deploy.summary import summary
 from deploy.surroundings import for_shells
-from shared.settings import GatewaySettings, MeterSettings, SettingsError, UpSettings, load
+from shared.settings import PORT_MAX, GatewaySettings, MeterSettings, SettingsError, UpSettings, load
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -27,7 +27,6 @@ PORTS: Final = (
     *("litellm_port", "demo_port", "postgres_port", "redis_port"),
 )
 UNPRIVILEGED_PORT_MIN: Final = 1_024
-PORT_MAX: Final = 65_535
 
 
 class BusyError(Exception):

@@ -18,6 +18,7 @@ from shared.ids import SHARDS
 
 KEY_BYTES: Final = 32
 """Length of an Ed25519 key, private or public."""
+PORT_MAX: Final = 65_535
 _PREFIX: Final = "SUNDIAL_"
 
 
@@ -66,10 +67,22 @@ def _strip_slash(value: str) -> str:
     return value.rstrip("/")
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_strip_slash)]
-RedisUrl = Annotated[str, Field(pattern=r"^rediss?://")]
-DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+def _check_port_of_url(value: str) -> str:
+    """Where there is one; Postgres's URLs may name several hosts."""
+    hosts = re.split("[/?#]", value.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= PORT_MAX):
+            raise ValueError(f"its port must be a number from 1 to {PORT_MAX}")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
+BaseUrl = Annotated[
+    str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_check_port_of_url), AfterValidator(_strip_slash)
+]
+RedisUrl = Annotated[str, Field(pattern=r"^rediss?://"), AfterValidator(_check_port_of_url)]
+DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://"), AfterValidator(_check_port_of_url)]
 Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
 Zone = Annotated[str, AfterValidator(_check_zone)]
 Key = Annotated[str, AfterValidator(_check_key)]
