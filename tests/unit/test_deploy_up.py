@@ -175,6 +175,17 @@ def up(home: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]
     )
 
 
+def test_a_start_that_fails_early_says_that_alone(tmp_path: Path) -> None:
+    """LiteLLM and the demo model have been started, nobody waits for them yet: no warning of ours stands beside it."""
+    names = ("GATEWAY", "GATEWAY_METRICS", "METER_METRICS", "LITELLM", "DEMO", "POSTGRES", "REDIS")
+    ports = {f"SUNDIAL_{name}_PORT": str(free_port()) for name in names}
+    done = up(tmp_path, {**ports, "SUNDIAL_POSTGRES_BIN_DIR": str(tmp_path / "nowhere")})
+    assert done.returncode == 1
+    assert str(tmp_path / "nowhere") in done.stderr
+    assert "Warning" not in done.stderr
+    assert all(line.startswith("sundial: ") for line in done.stderr.splitlines())
+
+
 def test_the_ports_that_are_proposed_can_be_had(tmp_path: Path) -> None:
     """One command for all of them: it names what was chosen already, no port of another setting, none that is taken."""
     asked = consecutive_ports(4)
