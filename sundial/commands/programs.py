@@ -27,6 +27,10 @@ def up() -> int:
     It is what `make up` runs: embedded PostgreSQL and Redis with their data under SUNDIAL_HOME (.sundial), a LiteLLM
     proxy and a demo model behind it; with OPENAI_API_KEY set, OpenAI's models instead.
 
+    A gateway or meter that ends is started again. Where another part ends, everything ends with 1, and the last lines
+    of that part say why. A second Ctrl-C ends the wait for running answers (SUNDIAL_DRAIN_S, 60 s); what it cuts is
+    booked at the next start.
+
     \b
     Example:
       sundial up
