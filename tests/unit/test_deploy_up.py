@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deploy import demo_keys, surroundings
@@ -134,6 +135,20 @@ def test_only_migrations_run_as_the_owner() -> None:
     told = surroundings.for_shells(ADDRESSES, "a", "b")
     assert told["SUNDIAL_DATABASE_URL"] == ADDRESSES.console_database_url
     assert told["OPENAI_BASE_URL"] == "http://127.0.0.1:8080/v1"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8080/v1"),
+        ("::", "http://127.0.0.1:8080/v1"),
+        ("::1", "http://[::1]:8080/v1"),
+        ("sundial.local", "http://sundial.local:8080/v1"),
+    ],
+)
+def test_clients_are_told_an_address_that_they_can_use(host: str, url: str) -> None:
+    """Wherever the gateway listens."""
+    assert msgspec.structs.replace(ADDRESSES, gateway_host=host).gateway_url == url
 
 
 def test_the_first_steps_are_shell_syntax() -> None:
