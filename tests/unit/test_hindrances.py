@@ -1,17 +1,22 @@
 """Plain mistakes at a program's start: exit code 2 and the setting to change, never an unexpected fault."""
 
+import asyncio
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deploy import install
 from deploy.ports import free_port
+from sundial.hindrances import border
+from sundial.problems import WrongUsageError
 
 SERVERS = {
     "SUNDIAL_REDIS_URL": "redis://127.0.0.1:1/0",
@@ -44,29 +49,66 @@ def taken() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("program", "variables", "said"),
     [
-        ("gateway", {"GATEWAY_HOST": "nosuch.invalid"}, "SUNDIAL_GATEWAY_HOST: nosuch.invalid is no address, and no"),
-        ("gateway", {"GATEWAY_HOST": "a..b"}, "SUNDIAL_GATEWAY_HOST: a..b is no address, and no"),
-        ("gateway", {"GATEWAY_HOST": "192.0.2.1"}, "SUNDIAL_GATEWAY_HOST: 192.0.2.1 is no address of this machine"),
         ("gateway", {"GATEWAY_HOST": "192.0.2.1", "GATEWAY_WORKERS": "2"}, "SUNDIAL_GATEWAY_HOST: 192.0.2.1 is no"),
-        ("gateway", {"GATEWAY_METRICS_HOST": "192.0.2.1"}, "SUNDIAL_GATEWAY_METRICS_HOST: 192.0.2.1 is no address of"),
-        ("gateway", {"GATEWAY_METRICS_PORT": "TAKEN"}, "SUNDIAL_GATEWAY_METRICS_PORT: port TAKEN is in use"),
-        (
-            "gateway",
-            {"GATEWAY_PORT": "15001", "GATEWAY_METRICS_PORT": "15001"},
-            "SUNDIAL_GATEWAY_METRICS_PORT: port 15001 is SUNDIAL_GATEWAY_PORT too",
-        ),
         ("meter", {"METER_METRICS_HOST": "192.0.2.1"}, "SUNDIAL_METER_METRICS_HOST: 192.0.2.1 is no address of this"),
         ("meter", {"METER_METRICS_PORT": "TAKEN"}, "SUNDIAL_METER_METRICS_PORT: port TAKEN is in use"),
     ],
 )
-def test_where_a_program_cannot_listen(
+def test_a_program_that_cannot_listen(
     tmp_path: Path, taken: str, program: str, variables: dict[str, str], said: str
 ) -> None:
-    """An address that is another machine's or nobody's, a port that is taken: its setting is named."""
+    """An address that is another machine's, a port that is taken: it ends with 2 and names the setting."""
     chosen = {name: value.replace("TAKEN", taken) for name, value in variables.items()}
     done = start(program, tmp_path, **chosen)
     assert f"sundial: {said.replace('TAKEN', taken)}" in done.stderr
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "metrics_host", "said"),
+    [
+        ("nosuch.invalid", "127.0.0.1", "SUNDIAL_GATEWAY_HOST: nosuch.invalid is no address, and no name of one"),
+        ("a..b", "127.0.0.1", "SUNDIAL_GATEWAY_HOST: a..b is no address, and no name of one"),
+        ("192.0.2.1", "127.0.0.1", "SUNDIAL_GATEWAY_HOST: 192.0.2.1 is no address of this machine"),
+        ("127.0.0.1", "192.0.2.1", "SUNDIAL_GATEWAY_METRICS_HOST: 192.0.2.1 is no address of this machine"),
+    ],
+)
+def test_the_setting_of_an_address(host: str, metrics_host: str, said: str) -> None:
+    """Whichever the loop's own words are, and whichever of the listeners it is."""
+    with pytest.raises(WrongUsageError, match=re.escape(said)):
+        listen(host, free_port(), metrics_host, free_port())
+
+
+def test_the_setting_of_a_port(taken: str) -> None:
+    """One that somebody else has, and one that two of ours have."""
+    with pytest.raises(WrongUsageError, match=f"SUNDIAL_GATEWAY_METRICS_PORT: port {taken} is in use"):
+        listen("127.0.0.1", free_port(), "127.0.0.1", int(taken))
+    port = free_port()
+    with pytest.raises(WrongUsageError, match=f"SUNDIAL_GATEWAY_METRICS_PORT: port {port} is SUNDIAL_GATEWAY_PORT too"):
+        listen("127.0.0.1", port, "127.0.0.1", port)
+
+
+def listen(host: str, port: int, metrics_host: str, metrics_port: int) -> None:
+    """On both, as the gateway does once it has what it needs."""
+    settings = SimpleNamespace(
+        gateway_host=host, gateway_port=port, gateway_metrics_host=metrics_host, gateway_metrics_port=metrics_port
+    )
+
+    async def both() -> None:
+        async with (
+            await asyncio.start_server(lambda *_: None, host, port),
+            await asyncio.start_server(lambda *_: None, metrics_host, metrics_port),
+        ):
+            pass
+
+    with border("gateway", Path("/nowhere"), settings, ("gateway", "gateway_metrics")):
+        asyncio.run(both())
+
+
+def test_other_faults_stay_what_they_are() -> None:
+    """What no setting is to blame for is not told as one."""
+    with pytest.raises(FileNotFoundError), border("gateway", Path("/srv/sundial")):
+        (Path(os.curdir) / "no such file").read_bytes()
 
 
 @pytest.mark.parametrize("program", ["gateway", "up"])
