@@ -52,8 +52,9 @@ bench: install ## Measure the gateway beside nginx, Go's proxy and more; BENCH="
 bench-meter: install ## Measure what an event costs the meter and Postgres (BENCH="--accounts 1000")
 	@$(BIN)/python -m tests.bench.meter $(BENCH)
 
-map: install ## Write the tables of files and limits in ARCHITECTURE.md anew
+map: install ## Write the tables of ARCHITECTURE.md (files, limits) and docs/settings.md anew
 	@$(BIN)/python -m tests.harness.map
+	@$(BIN)/python -m tests.harness.settings_map
 
 lock: install ## Compile requirements/*.txt again (UPGRADE=1: to the latest releases)
 	@$(LOCK) requirements/installer.in -o requirements/installer.txt

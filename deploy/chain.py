@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from deploy import demo_keys, surroundings
 from deploy.child import Child, PartFailedError
@@ -59,13 +59,13 @@ class Chain:
         EmbeddedServerError, alone or in a group; what was started is for `stop` to end."""
         upstream_url, upstream_key, waiting = await self._start_upstream()
         async with asyncio.TaskGroup() as tasks:
-            for step in waiting:
-                tasks.create_task(step)
             addresses = self._serve(upstream_url, upstream_key)
+            for title, part, port in waiting:
+                tasks.create_task(self._ready(title, part, port))
             await self._migrate(addresses)
             await self._start_ours(addresses)
-            await self._step("Meter", self._children["meter"].ready(), addresses.meter_metrics_port)
-            await self._step("Gateway", self._children["gateway"].ready(), addresses.gateway_port)
+            await self._ready("Meter", self._children["meter"], addresses.meter_metrics_port)
+            await self._ready("Gateway", self._children["gateway"], addresses.gateway_port)
             environment = surroundings.command(self._environment, "json", addresses)
             keys = await self._step("Demo keys", demo_keys.ensure(self._kept, addresses.gateway_url, environment))
         return addresses, *keys
@@ -99,14 +99,14 @@ class Chain:
         forcing.cancel()
         await ending
 
-    async def _start_upstream(self) -> tuple[str, str, list[Coroutine[Any, Any, None]]]:
-        """Its URL, its key, and what is still to be waited for: LiteLLM takes longest and is needed last."""
+    async def _start_upstream(self) -> tuple[str, str, list[tuple[str, Child, int]]]:
+        """Its URL, its key, and whom to wait for (title, part, port): LiteLLM takes longest and is needed last."""
         settings, kept = self._settings, self._kept
         if settings.upstream_url:
             return settings.upstream_url, settings.upstream_key, []
         if not _LITELLM.exists():
             raise PartFailedError(f"{_LITELLM} is missing. Run `make install`, or set SUNDIAL_UPSTREAM_URL.")
-        waiting: list[Coroutine[Any, Any, None]] = []
+        waiting: list[tuple[str, Child, int]] = []
         demo_url, demo_key = "", kept.secret("demo-upstream-key")
         with_openai = bool(self._environment.get("OPENAI_API_KEY"))
         if not with_openai:
@@ -119,7 +119,7 @@ class Chain:
                 ready_url=f"http://127.0.0.1:{port}/livez",
             )
             await demo.start()
-            waiting.append(self._step("Demo model", demo.ready(), port))
+            waiting.append(("Demo model", demo, port))
         port = kept.port("litellm", settings.litellm_port, LITELLM_PORT_USUAL)
         master_key = f"sk-{kept.secret('litellm-master-key')}"
         config = _CONFIGS / ("openai.yaml" if with_openai else "config.yaml")
@@ -134,7 +134,7 @@ class Chain:
         )
         litellm.start_timeout_s = LITELLM_START_S
         await litellm.start()
-        waiting.append(self._step("LiteLLM", litellm.ready(), port))
+        waiting.append(("LiteLLM", litellm, port))
         return f"http://127.0.0.1:{port}/v1", master_key, waiting
 
     def _serve(self, upstream_url: str, upstream_key: str) -> Addresses:
@@ -198,6 +198,9 @@ class Chain:
         child.ready_url = ready_url
         self._children[name] = child
         return child
+
+    async def _ready(self, title: str, part: Child, port: int) -> None:
+        await self._step(title, part.ready(), port)
 
     async def _step(self, title: str, work: Awaitable[T], port: int = 0) -> T:
         self._screen.begin(title)

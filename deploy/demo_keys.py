@@ -41,10 +41,17 @@ async def ensure(kept: Kept, gateway_url: str, environment: Mapping[str, str]) -
 
 
 async def _known(gateway_url: str, key: str) -> bool:
-    """Whether the gateway accepts a key: anything but 401 says so, whatever the upstream answers."""
+    """Whether the gateway accepts a key: anything but 401 says so, whatever the upstream answers. Raises
+    PartFailedError where it cannot be asked."""
     headers = {"Authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{gateway_url}/models") as answer:
-        return answer.status != 401
+    try:
+        async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{gateway_url}/models") as answer:
+            return answer.status != 401
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise PartFailedError(
+            f"the gateway is ready, but does not answer at {gateway_url}: {error}. See SUNDIAL_GATEWAY_HOST and "
+            "SUNDIAL_GATEWAY_PORT."
+        ) from error
 
 
 async def _wait_until_known(gateway_url: str, key: str) -> None:

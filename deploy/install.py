@@ -265,12 +265,26 @@ def install() -> None:
     stamp.write_text(want, encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> int:
     try:
         install()
     except InstallError as error:
         print(f"\nsundial: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(
+            f"sundial: {error.filename}: {error.strerror}. Where another user has installed this folder, run it as "
+            "that user, or in a copy of your own.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print(f"\nInterrupted. {RETRY_HINT}", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,14 @@
 """TCP ports of 127.0.0.1 for servers that start later: found, kept and claimed."""
 
 import contextlib
+import fcntl
+import os
 import secrets
 import socket
+import sys
+import tempfile
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 FREE_PORT_TRIES: Final = 200
 """How many ports are tried for one that is free."""
@@ -12,9 +16,14 @@ LISTENING_PORT_MIN: Final = 15_000
 """The lowest port that is chosen where none is asked for."""
 LISTENING_PORTS_MIN: Final = 1_000
 """Fewer ports than these are not worth choosing among."""
+CONNECTION_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+CONNECTION_PORT_MIN: Final = 49_152
+"""The lowest port that a kernel gives to connections where it does not tell: IANA's, which macOS keeps to."""
+KERNEL_NAMES: Final = sys.platform.startswith("linux")
+"""Whether a socket may have a name that is in no folder."""
 
-_claims: dict[int, socket.socket] = {}
-"""What this process has claimed, for as long as it lives."""
+_claims: dict[int, tuple[str, socket.socket | BinaryIO]] = {}
+"""What this process has claimed and for which part of it, for as long as it lives."""
 
 
 class NoFreePortError(RuntimeError):
@@ -43,36 +52,69 @@ def free_port() -> int:
 
 def port_is_free(port: int) -> bool:
     """Whether a server could listen on it now."""
+    return not trouble(port)
+
+
+def trouble(port: int) -> str:
+    """Why no server could listen on it now; empty where one could."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            return "needs rights that this user does not have"
         except OSError:
-            return False
+            return "is in use by another program"
+    return ""
+
+
+def claim(port: int, part: str) -> bool:
+    """Whether it is that part's of ours from here on, until this process ends: nobody else who asks is told the same.
+
+    A port is looked at long before its server listens: LiteLLM takes ten seconds, and of two chains that start at once
+    each would find 4000 free, and then speak to the LiteLLM of the other. The claim vanishes with the process however
+    that ends: on Linux it is a name of the kernel's, in the port's own network namespace, elsewhere a locked file.
+    """
+    if port in _claims:
+        return _claims[port][0] == part
+    hold = _name(port) if KERNEL_NAMES else _locked_file(port)
+    if hold is None:
+        return False
+    _claims[port] = part, hold
     return True
 
 
-def claim(port: int) -> bool:
-    """Whether it is ours from here on, until this process ends: no other that asks so is told the same.
-
-    A port is looked at long before its server listens: LiteLLM takes ten seconds, and of two chains that start at once
-    each would find 4000 free, and then speak to the LiteLLM of the other. The claim is a name of the kernel's, of the
-    same network namespace as the port, and vanishes with the process however that ends.
-    """
-    if port in _claims:
-        return True
+def _name(port: int) -> socket.socket | None:
     name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         name.bind(f"\0sundial/port/{port}")
     except OSError:
         name.close()
-        return False
-    _claims[port] = name
-    return True
+        return None
+    return name
+
+
+def _locked_file(port: int) -> BinaryIO | None:
+    """Read by all and written by nobody: a lock needs no more, and another user's file serves as well."""
+    path = Path(tempfile.gettempdir()) / f"sundial-port-{port}"
+    try:
+        hold = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
+    except OSError:
+        return None
+    file = os.fdopen(hold, "rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def _any_port() -> int:
     """One that no connection gets by itself; 0, which is any, where the kernel leaves too few of them."""
-    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
-    ports = range(LISTENING_PORT_MIN, int(outgoing[0]))
+    try:
+        outgoing = int(CONNECTION_PORTS.read_text(encoding="ascii").split()[0])
+    except OSError:  # no Linux
+        outgoing = CONNECTION_PORT_MIN
+    ports = range(LISTENING_PORT_MIN, outgoing)
     return secrets.choice(ports) if len(ports) >= LISTENING_PORTS_MIN else 0

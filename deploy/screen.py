@@ -26,6 +26,7 @@ REFRESHES_PER_S: Final = 8
 class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        self._errors = Console(highlight=False, stderr=True)
         self.relaying = False
         """Whether the parts' lines are shown; while the chain starts they are only kept to explain a failure."""
         self._steps: dict[str, tuple[float, float, str]] = {}
@@ -71,7 +72,9 @@ class Screen:
         self.console.print(Text(text, style=style), soft_wrap=True)
 
     def fail(self, text: str) -> None:
-        self.console.print(Text(text, style="bold red"), soft_wrap=True)
+        """To stderr, as every command says what is wrong."""
+        for line in text.splitlines():
+            self._errors.print(Text(f"sundial: {line}", style="bold red"), soft_wrap=True)
 
     def show(self, lines: list[Text]) -> None:
         for line in lines:

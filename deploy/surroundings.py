@@ -40,7 +40,7 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True):
     def gateway_url(self) -> str:
         """Base URL for OpenAI clients on this machine."""
         host = "127.0.0.1" if self.gateway_host in ("0.0.0.0", "::") else self.gateway_host  # noqa: S104 - compared
-        return f"http://{host}:{self.gateway_port}/v1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.gateway_port}/v1"
 
 
 def common(environment: Mapping[str, str], log: str) -> dict[str, str]:

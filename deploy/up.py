@@ -13,15 +13,20 @@ from typing import Final
 from deploy.chain import Chain
 from deploy.child import PartFailedError
 from deploy.embedded import BinaryMissingError, EmbeddedServerError
-from deploy.ports import NoFreePortError, claim, port_is_free
+from deploy.ports import NoFreePortError, claim, free_port, port_is_free, trouble
 from deploy.screen import Screen
 from deploy.secrets_folder import Kept
 from deploy.summary import summary
 from deploy.surroundings import for_shells
-from shared.settings import GatewaySettings, MeterSettings, SettingsError, UpSettings, load
+from shared.settings import PORT_MAX, GatewaySettings, MeterSettings, SettingsError, UpSettings, load
 
 FAILED: Final = 1
 USAGE: Final = 2
+PORTS: Final = (
+    *("gateway_port", "gateway_metrics_port", "meter_metrics_port"),
+    *("litellm_port", "demo_port", "postgres_port", "redis_port"),
+)
+UNPRIVILEGED_PORT_MIN: Final = 1_024
 
 
 class BusyError(Exception):
@@ -32,7 +37,7 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
     """Start, watch, end. Returns the exit code: 0 after Ctrl-C or SIGTERM, 1 where a part failed."""
     kept = Kept(settings.home)
     chain = Chain(settings, environment, kept, screen)
-    life = asyncio.create_task(_live(chain, settings, kept, screen))
+    life = asyncio.create_task(_live(chain, settings, environment, kept, screen))
     _on_signals(life, chain)
     code = 0
     try:
@@ -40,7 +45,7 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
     except asyncio.CancelledError:
         screen.say("")
     except (PartFailedError, EmbeddedServerError, BinaryMissingError, NoFreePortError) as error:
-        screen.fail(f"\n{error}\n")
+        screen.fail(str(error))
         code = FAILED
     finally:
         screen.relaying = True
@@ -49,11 +54,11 @@ async def run(settings: UpSettings, environment: Mapping[str, str], screen: Scre
     return code
 
 
-async def _live(chain: Chain, settings: UpSettings, kept: Kept, screen: Screen) -> None:
+async def _live(chain: Chain, settings: UpSettings, environment: Mapping[str, str], kept: Kept, screen: Screen) -> None:
     try:
         with screen.progress("Sundial is starting"):
             addresses, demo_key, service_key = await chain.start()
-        env = kept.write_env(for_shells(addresses, demo_key, service_key))
+        env = kept.write_env(for_shells(addresses, demo_key, service_key), wishes=environment)
         screen.show(summary(addresses, settings, env, demo_key, service_key, chain.parts))
         screen.relaying = True
         await chain.watch()
@@ -149,14 +154,30 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def _check_ports(settings: UpSettings) -> None:
-    """Raises BusyError naming each setting whose port is in use."""
-    wanted = ("gateway_port", "gateway_metrics_port", "meter_metrics_port", "litellm_port", "demo_port")
-    ports = {name: getattr(settings, name) for name in (*wanted, "postgres_port", "redis_port")}
-    busy = [(name, port) for name, port in ports.items() if port and not (claim(port) and port_is_free(port))]
-    if busy:
-        lines = [
-            f"SUNDIAL_{name.upper()}: port {port} is in use by another program. End it, or choose another port: "
-            f"SUNDIAL_{name.upper()}={port + 1} make up"
-            for name, port in busy
-        ]
-        raise BusyError("\n".join(lines))
+    """Raises BusyError naming each setting whose port cannot be had, and one command with ports that can."""
+    ports = {name: port for name in PORTS if (port := getattr(settings, name))}
+    chosen, lines = dict(ports), []
+    for name, port in ports.items():
+        first = next(other for other in ports if ports[other] == port)
+        why = f"is {_variable(first)} too" if first != name else trouble(port)
+        if not why and not claim(port, name):
+            why = "is in use by another Sundial"
+        if why:
+            chosen[name] = _instead_of(port, name, {*ports.values(), *chosen.values()})
+            lines.append(f"{_variable(name)}: port {port} {why}")
+    if lines:
+        usual = UpSettings.model_fields
+        words = [f"{_variable(name)}={port}" for name, port in chosen.items() if port != usual[name].default]
+        raise BusyError("\n".join([*lines, f"End what is there, or choose other ports: {' '.join(words)} make up"]))
+
+
+def _variable(name: str) -> str:
+    return f"SUNDIAL_{name.upper()}"
+
+
+def _instead_of(port: int, name: str, taken: set[int]) -> int:
+    """The next port above that is free, and of no other setting."""
+    for candidate in range(max(port + 1, UNPRIVILEGED_PORT_MIN), PORT_MAX + 1):
+        if candidate not in taken and port_is_free(candidate) and claim(candidate, name):
+            return candidate
+    return free_port()

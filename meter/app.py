@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final
 
+import asyncpg
 import structlog
 import uvloop
 from aiohttp import web
@@ -58,7 +59,7 @@ log = structlog.get_logger()
 
 
 def run(settings: MeterSettings) -> int:
-    """Run until told to stop. Returns the exit code: 0, or 1 where a fault needs a person."""
+    """Run until told to stop. Returns the exit code: 0, 1 where a fault needs a person, 2 where a setting does."""
     logs.configure(settings.log, settings.log_level, "meter")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(settings))
@@ -77,6 +78,9 @@ async def serve(settings: MeterSettings) -> int:
     except (MigrationError, PriceSourceError) as error:
         log.critical("cannot start", reason=str(error))
         return 1
+    except RightsError as error:
+        log.critical("cannot start", reason=str(error))
+        return 2
     except Exception:  # a fault of the program: what was begun is repeated after a restart
         log.critical("stopped by a fault", exc_info=True)
         return 1
@@ -84,6 +88,10 @@ async def serve(settings: MeterSettings) -> int:
         await page.cleanup()
     log.info("stopped")
     return 0
+
+
+class RightsError(Exception):
+    """The login user may not do what the meter does: no waiting helps. The text says what to set."""
 
 
 class Meter:
@@ -111,7 +119,7 @@ class Meter:
         self._watch.on_restoration += [tariffs.forget, self._auditor.begin_anew]
 
     async def live(self) -> None:
-        """Until told to stop. Raises MigrationError and PriceSourceError where a person must help first."""
+        """Until told to stop. Raises MigrationError, PriceSourceError, RightsError where a person must help first."""
         work = asyncio.ensure_future(self._work())
         told = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,11 +151,16 @@ class Meter:
                     tasks.create_task(task)
 
     async def _start(self) -> None:
-        async with self._pool.acquire() as connection:
-            if missing := await outstanding(connection):
-                raise MigrationError(f"migrations have not run: {', '.join(missing)}; run `sundial migrate`")
-            await connection.execute(QUERIES["ensure_months"])
-            await seed(connection, parse_credits(self._settings.default_allowance))
+        try:
+            async with self._pool.acquire() as connection:
+                if missing := await outstanding(connection):
+                    raise MigrationError(f"migrations have not run: {', '.join(missing)}; run `sundial migrate`")
+                await connection.execute(QUERIES["ensure_months"])
+                await seed(connection, parse_credits(self._settings.default_allowance))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise RightsError(
+                f"SUNDIAL_DATABASE_URL: {error}; log in as a member of sundial_meter (GRANT sundial_meter TO …)"
+            ) from error
         try:
             await self._watch.look()
         except OutOfMemoryError as error:

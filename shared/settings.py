@@ -18,6 +18,7 @@ from shared.ids import SHARDS
 
 KEY_BYTES: Final = 32
 """Length of an Ed25519 key, private or public."""
+PORT_MAX: Final = 65_535
 _PREFIX: Final = "SUNDIAL_"
 
 
@@ -66,10 +67,22 @@ def _strip_slash(value: str) -> str:
     return value.rstrip("/")
 
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_strip_slash)]
-RedisUrl = Annotated[str, Field(pattern=r"^rediss?://")]
-DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://")]
+def _check_port_of_url(value: str) -> str:
+    """Where there is one; Postgres's URLs may name several hosts."""
+    hosts = re.split("[/?#]", value.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= PORT_MAX):
+            raise ValueError(f"its port must be a number from 1 to {PORT_MAX}")
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
+BaseUrl = Annotated[
+    str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_check_port_of_url), AfterValidator(_strip_slash)
+]
+RedisUrl = Annotated[str, Field(pattern=r"^rediss?://"), AfterValidator(_check_port_of_url)]
+DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://"), AfterValidator(_check_port_of_url)]
 Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
 Zone = Annotated[str, AfterValidator(_check_zone)]
 Key = Annotated[str, AfterValidator(_check_key)]
@@ -112,11 +125,16 @@ class _Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
 
     home: Path = Path(".sundial")
+    """The folder of what a program keeps: the gateway its journal, `sundial up` its servers' data too. A relative one
+    lies below the working directory."""
     log: Literal["pretty", "json", "auto"] = "auto"
     """`auto`: pretty on a terminal, JSON lines elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is worth a line."""
     timezone: Zone = "America/Sao_Paulo"
+    """Decides where a month and a day begin."""
     language: Literal["pt-BR", "en"] = "pt-BR"
+    """Of statements, receipts and refusals."""
 
     @classmethod
     def settings_customise_sources(
@@ -132,13 +150,19 @@ class _Settings(BaseSettings):
 
 class GatewaySettings(_Settings):
     redis_url: RedisUrl
+    """`redis://:password@host:6379/0`, or `rediss://`: one Redis for all programs, where nothing is evicted."""
     upstream_url: BaseUrl
     """Base URL of LiteLLM or any OpenAI-compatible API, with its `/v1`."""
     upstream_key: str = ""
+    """What the upstream takes as its API key: clients never see it."""
     gateway_host: str = "127.0.0.1"
+    """The address on which clients are served; `0.0.0.0`: all of this machine."""
     gateway_port: Port = 8080
+    """0: any free one."""
     gateway_metrics_host: str = "127.0.0.1"
+    """The address of `/livez`, `/readyz` and `/metrics`, which ask for no key."""
     gateway_metrics_port: Port = 9464
+    """The port of these; 0: any free one."""
     gateway_name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
     """Names this process in events, logs and its journal's folder; default: host name and process id. Of several
     workers each adds its number."""
@@ -162,6 +186,7 @@ class GatewaySettings(_Settings):
     client_stall_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """How long a client may leave a full buffer unread before it is cut off."""
     first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 600.0
+    """How long the upstream may take to begin its answer."""
     idle_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """Longest silence of the upstream inside an answer."""
     answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
@@ -169,6 +194,7 @@ class GatewaySettings(_Settings):
     keepalive_s: Annotated[float, Field(gt=0, le=300)] = 15.0
     """Silence after which a stream gets an SSE comment: Node clients cut after 300 s."""
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
+    """Largest body of a request."""
     memory_bytes_max: Annotated[int, Field(ge=0)] = 0
     """Memory that the gateway may have, its workers in equal parts: near it connections are let go, then no call
     begins. 0: what its control group (its container) may have."""
@@ -184,6 +210,7 @@ class GatewaySettings(_Settings):
     """What becomes of a call of a model without a price. `provisional`: it is charged the price below, flagged, and
     corrected when a price comes."""
     provisional_input_usd: Price | None = None
+    """USD per million tokens."""
     provisional_output_usd: Price | None = None
     """USD per million tokens."""
 
@@ -197,10 +224,15 @@ class GatewaySettings(_Settings):
 
 class MeterSettings(_Settings):
     database_url: DatabaseUrl
+    """`postgresql://user:password@host:5432/sundial`. The meter logs in as a member of `sundial_meter`, commands as one
+    of `sundial_console`, `sundial migrate` as the owner."""
     redis_url: RedisUrl
     shards: Shards = tuple(range(SHARDS))
+    """What this meter books, of all shards: several meters share the work (`0-7` and `8-15`)."""
     meter_metrics_host: str = "127.0.0.1"
+    """The address of `/livez`, `/readyz` and `/metrics`, which ask for no key."""
     meter_metrics_port: Port = 9465
+    """The port of these; 0: any free one."""
     meter_name: str = ""
     """Names this consumer in the group; default: the host name, so that a restarted meter finds what it still owed."""
     claim_idle_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
@@ -237,7 +269,9 @@ class CommandSettings(DatabaseSettings):
     upstream_url: BaseUrl = "http://127.0.0.1:4000/v1"
     upstream_key: str = ""
     gateway_metrics_url: BaseUrl = "http://127.0.0.1:9464"
+    """Where `doctor` finds the gateway."""
     meter_metrics_url: BaseUrl = "http://127.0.0.1:9465"
+    """Where `doctor` finds the meter."""
     forwarded_paths: str = ""
     """As the gateway has it, for `doctor` to show."""
     checkpoint_key: Key = ""
@@ -257,9 +291,13 @@ class UpSettings(_Settings):
     gateway_metrics_port: Port = 9464
     meter_metrics_port: Port = 9465
     litellm_port: Port = 0
+    """0: 4000 where that is free, else any."""
     demo_port: Port = 0
+    """0: 4010 where that is free, else any."""
     postgres_port: Port = 0
+    """0: any free one."""
     redis_port: Port = 0
+    """0: any free one."""
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
 

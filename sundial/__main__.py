@@ -1,5 +1,6 @@
 """The command `sundial`: the tree of commands, and the border where every fault becomes one line and an exit code."""
 
+import io
 import os
 import sys
 import traceback
@@ -123,6 +124,8 @@ def _close_output() -> None:
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding that lacks a letter ends no page in its middle
+        sys.stdout.reconfigure(errors="replace")
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

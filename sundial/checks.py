@@ -166,7 +166,8 @@ def upstream(url: str, status: int | None, models: int, trouble: str) -> Check:
             "upstream",
             "fail",
             f"{url}/models answers {status}",
-            "SUNDIAL_UPSTREAM_URL must end where /models follows, in /v1",
+            "SUNDIAL_UPSTREAM_URL must end where /models follows, in /v1"
+            + ("; SUNDIAL_UPSTREAM_KEY must be its key: LiteLLM says 400 to a wrong one" if status == 400 else ""),
         )
     return Check("upstream", "ok", f"{url} offers {models} models")
 

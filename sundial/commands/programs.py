@@ -1,36 +1,14 @@
 """`sundial up`, `gateway`, `meter`, `migrate`: the programs themselves, started in the foreground."""
 
-import errno
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
+from sundial.hindrances import border
 from sundial.options import database_settings, debug_option, output_options, settings
-from sundial.problems import NegativeError, UnreachableError, WrongUsageError
-
-
-@contextmanager
-def _border(program: str) -> Iterator[None]:
-    """What may hinder a program's start, in one line each."""
-    from shared.settings import SettingsError
-
-    try:
-        yield
-    except SettingsError as error:
-        raise WrongUsageError(str(error)) from None
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise WrongUsageError(
-                f"the {program} cannot listen: {error.strerror or error}. End what listens there, or set another port."
-            ) from error
-        if isinstance(error, ConnectionError | TimeoutError):
-            raise UnreachableError(
-                f"the {program} cannot reach a server it needs: {error}. See: sundial doctor"
-            ) from error
-        raise
+from sundial.problems import NegativeError
 
 
 def _end_at_once_on_sigterm() -> None:
@@ -49,13 +27,18 @@ def up() -> int:
     It is what `make up` runs: embedded PostgreSQL and Redis with their data under SUNDIAL_HOME (.sundial), a LiteLLM
     proxy and a demo model behind it; with OPENAI_API_KEY set, OpenAI's models instead.
 
+    A gateway or meter that ends is started again. Where another part ends, everything ends with 1, and the last lines
+    of that part say why. A second Ctrl-C ends the wait for running answers (SUNDIAL_DRAIN_S, 60 s); what it cuts is
+    booked at the next start.
+
     \b
     Example:
       sundial up
     """
     from deploy import up as deployment
 
-    return deployment.main()
+    with border("chain", Path(os.environ.get("SUNDIAL_HOME") or ".sundial")):
+        return deployment.main()
 
 
 @click.command()
@@ -76,7 +59,7 @@ def gateway() -> int:
     """
     _end_at_once_on_sigterm()
     chosen = settings("GatewaySettings")
-    with _border("gateway"):
+    with border("gateway", chosen.home, chosen, ("gateway", "gateway_metrics")):
         if chosen.gateway_workers > 1:
             from gateway import workers
 
@@ -103,7 +86,7 @@ def meter() -> int:
     chosen = settings("MeterSettings")
     from meter import app
 
-    with _border("meter"):
+    with border("meter", chosen.home, chosen, ("meter_metrics",)):
         return app.run(chosen)
 
 

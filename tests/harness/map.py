@@ -80,10 +80,15 @@ def limits_table() -> str:
 def written(text: str) -> str:
     """`text` of ARCHITECTURE.md with both tables as the code has them."""
     for name, table in (("files", files_table()), ("limits", limits_table())):
-        begin, end = f"<!-- {name}: make map -->", f"<!-- end of {name} -->"
-        head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+        text = between(text, name, table)
     return text
+
+
+def between(text: str, name: str, table: str) -> str:
+    """`text` with this table between its markers."""
+    begin, end = f"<!-- {name}: make map -->", f"<!-- end of {name} -->"
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
 
 
 if __name__ == "__main__":

@@ -143,6 +143,15 @@ async def test_a_database_without_tables_is_refused(
     assert "sundial migrate" in program.output
 
 
+async def test_a_login_without_the_meters_rights_is_refused(database: Database, program: Program) -> None:
+    """As with `.sundial/env` loaded, which names the console's: no waiting helps, so that it ends with 2 and says what
+    to set."""
+    program.launch(SUNDIAL_DATABASE_URL=database.console_url)
+    assert await program.ended() == 2
+    assert "SUNDIAL_DATABASE_URL: permission denied" in program.output
+    assert "log in as a member of sundial_meter" in program.output
+
+
 async def test_waits_for_redis(database: Database, redis_url: str, program: Program) -> None:
     """Started before Redis answers, it is alive and not ready, and says what it waits for."""
     port = free_port()

@@ -235,3 +235,10 @@ def test_doctor_tells_good_from_bad() -> None:
         assert bool(check.advice) == (check.state != "ok"), check
     assert checks.worst(list(judged)) == "fail"
     assert checks.worst([check for check in judged if check.state != "fail"]) == "warn"
+
+
+def test_a_wrong_key_may_look_like_a_wrong_address() -> None:
+    """LiteLLM says 400 to a wrong key: the doctor names both settings, and the address alone where it is that."""
+    assert "SUNDIAL_UPSTREAM_KEY" in checks.upstream("http://u/v1", 400, 0, "").advice
+    assert "SUNDIAL_UPSTREAM_URL" in checks.upstream("http://u/v1", 400, 0, "").advice
+    assert "SUNDIAL_UPSTREAM_KEY" not in checks.upstream("http://u", 404, 0, "").advice

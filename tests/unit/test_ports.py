@@ -4,14 +4,22 @@ import errno
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from deploy import ports
 from deploy.ports import LISTENING_PORT_MIN, claim, free_port
 from deploy.secrets_folder import Kept
 
-CLAIM = "import sys; from deploy.ports import claim; print(claim(int(sys.argv[1])), flush=True); sys.stdin.read()"
+CLAIM = """
+import sys
+from deploy import ports
+ports.KERNEL_NAMES = sys.argv[2] == "linux"
+print(ports.claim(int(sys.argv[1]), "litellm"), flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_chosen_port_is_kept_for_a_server() -> None:
@@ -36,17 +44,33 @@ def test_no_port_is_chosen_twice() -> None:
     assert min(ports) >= LISTENING_PORT_MIN
 
 
-def test_of_two_that_start_at_once_one_gets_the_usual_port(tmp_path: Path) -> None:
+def test_ports_are_chosen_where_the_kernel_does_not_tell_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on macOS: they lie below those that it gives to connections by the book."""
+    monkeypatch.setattr(ports, "CONNECTION_PORTS", tmp_path / "nowhere")
+    chosen = [free_port() for _ in range(100)]
+    assert LISTENING_PORT_MIN <= min(chosen) <= max(chosen) < ports.CONNECTION_PORT_MIN
+
+
+@pytest.mark.parametrize("system", ["linux", "another"])
+def test_of_two_that_start_at_once_one_gets_the_usual_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str
+) -> None:
     """Nobody listens yet on what another process has claimed, and yet it is not taken; its end gives it back."""
+    monkeypatch.setattr(ports, "KERNEL_NAMES", system == "linux")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     usual = free_port()
-    command = [sys.executable, "-c", CLAIM, str(usual)]
+    command = [sys.executable, "-c", CLAIM, str(usual), system]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "True\n"
-    assert not claim(usual)
+    assert not claim(usual, "litellm")
     assert Kept(tmp_path / "one").port("litellm", 0, usual) != usual
     other.communicate()
     assert Kept(tmp_path / "two").port("litellm", 0, usual) == usual
-    assert claim(usual)
+    assert claim(usual, "litellm")
+    assert not claim(usual, "gateway"), "another part of the same chain"
     third = subprocess.run(command, input="", capture_output=True, text=True, check=True)
     assert third.stdout == "False\n"

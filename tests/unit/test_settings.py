@@ -120,8 +120,11 @@ def test_a_shard_that_does_not_exist_is_a_mistake(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("upstream_url", ["ftp://x", "127.0.0.1:4000", "http://", "http://a b"]),
-        ("redis_url", ["127.0.0.1:6379", "http://x", "unix:///x"]),
+        ("upstream_url", ["ftp://x", "127.0.0.1:4000", "http://", "http://a b", "http://x:y/v1", "http://[::1]:65536"]),
+        (
+            "redis_url",
+            ["127.0.0.1:6379", "http://x", "unix:///x", "redis://:p@x:0/0", "redis://x:99999", "redis://x:y/0"],
+        ),
         ("language", ["pt", "EN"]),
         ("slice_tokens", ["63", "65537", "1.5"]),
         ("hold_ttl_s", ["4", "3601"]),
@@ -137,6 +140,27 @@ def test_values_out_of_range_are_mistakes(monkeypatch: pytest.MonkeyPatch, name:
         use(monkeypatch, **{name: value})
         (line,) = mistakes()
         assert line.startswith(f"SUNDIAL_{name.upper()}: "), value
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("postgresql://u:p@h/sundial", True),
+        ("postgresql://u:p@h:/sundial", True),
+        ("postgresql:///sundial?host=/var/run:x", True),
+        ("postgresql://u:p:q@a:1,[::1]:65535/sundial", True),
+        ("postgresql://u:p@a:1,b:65536/sundial", False),
+        ("postgresql://u:p@h:port/sundial", False),
+        ("postgresql://h:54 32", False),
+    ],
+)
+def test_a_port_in_a_url_is_a_port(monkeypatch: pytest.MonkeyPatch, url: str, right: bool) -> None:
+    """It is no other program's to find out, at its first connection; what is no port is not repeated."""
+    use(monkeypatch, database_url=url)
+    if right:
+        assert load(MeterSettings).database_url == url
+    else:
+        assert mistakes(MeterSettings) == ["SUNDIAL_DATABASE_URL: its port must be a number from 1 to 65535"]
 
 
 def test_settings_cannot_change_later(monkeypatch: pytest.MonkeyPatch) -> None:
