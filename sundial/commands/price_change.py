@@ -137,27 +137,30 @@ def set_price(model: str, as_json: bool, **said: str | None) -> None:
 @click.argument("model")
 @output_options
 def unset(model: str, as_json: bool) -> None:
-    """Take a price of your own back: the imported one stands again.
+    """Take a price of your own back: the one imported last stands again, and no other price changes.
 
     \b
     Example:
       sundial price unset gpt-4o-mini
     """
     from meter import prices
+    from shared.pricing import PricedModel
     from sundial import output
     from sundial.database import connect
     from sundial.orders import orderer
     from sundial.problems import NegativeError
 
-    async def work() -> int:
+    async def work() -> tuple[int, PricedModel | None]:
         async with connect(database_settings().database_url) as db:
             try:
                 return await prices.remove_price(db, model, created_by=orderer())
-            except (prices.PriceError, prices.PriceSourceError) as error:
+            except prices.PriceError as error:
                 raise NegativeError(str(error)) from error
 
-    version = run(work())
+    version, imported = run(work())
     if as_json:
         output.print_json({"model": model, "price_version": version})
+    elif imported is None:
+        click.echo(f"Version {version}: {model} has no price of its own any more; none was imported.")
     else:
         click.echo(f"Version {version}: the imported price of {model} stands again.")
