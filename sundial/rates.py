@@ -51,9 +51,8 @@ def parse_price(text: str, kind: str) -> int:
         raise PriceTextError(f"{text!r} is no price in USD; write for example 0.15") from None
     if not value.is_finite() or value < 0:
         raise PriceTextError(f"{text!r} is no price: it is 0 or more USD")
-    if (
-        value > Decimal(RATE_MAX) / PER_UNIT.get(kind, 1) / NANO_PER_USD
-    ):  # before it is computed with: 1e999999 is a number
+    # Compared before it is computed with: 1e999999 is a number.
+    if value > Decimal(RATE_MAX) / PER_UNIT.get(kind, 1) / NANO_PER_USD:
         most = price_text(RATE_MAX, kind)
         raise PriceTextError(f"{text!r} is more than the largest price, USD {most} per {unit(kind)}")
     rate = value * PER_UNIT.get(kind, 1) * NANO_PER_USD
