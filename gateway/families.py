@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from shared.listed import METHODS, SEGMENT, paths
+
 Treatment = Literal["metered", "flat", "free", "forwarded"]
 """`metered`: held, counted, charged. `flat`: booked as one request, at the price of one, if there is any. `free`:
 answered to any valid key, never booked. `forwarded`: listed by the operator; passed on to any valid key, logged and
@@ -23,8 +25,6 @@ are spoken; seconds of sound; one request; nothing."""
 BASE_PATH: Final = "/v1"
 ANTHROPIC_PATH: Final = "/messages"
 """Below it refusals have Anthropic's shape."""
-METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
-"""What may be forwarded. HEAD is not among them: its answer announces a body that never comes."""
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -76,9 +76,7 @@ FAMILIES: Final = (
 _BY_PATH: Final = {BASE_PATH + family.path: family for family in FAMILIES if "{" not in family.path}
 _MODEL: Final = next(family for family in FAMILIES if family.path == "/models/{id}")
 _MODEL_PREFIX: Final = BASE_PATH + "/models/"
-_SEGMENT: Final = "[A-Za-z0-9_~-][A-Za-z0-9._~-]*"
-_FORWARDED: Final = re.compile(rf"(?:({'|'.join(METHODS)}) )?(/(?:{_SEGMENT}/)*(?:{_SEGMENT}|\*))")
-_TAIL: Final = re.compile(rf"(?:{_SEGMENT}/)*{_SEGMENT}")
+_TAIL: Final = re.compile(rf"(?:{SEGMENT}/)*{SEGMENT}")
 """What may stand for the `*` of a listed path: plain segments, none of them empty or made of dots."""
 
 
@@ -121,14 +119,10 @@ def forwarded(listed: str) -> tuple[Family, ...]:
     list, for everything (`/*`), and for a path that is declared already.
     """
     families = []
-    for entry in filter(None, (part.strip() for part in listed.split(","))):
-        found = _FORWARDED.fullmatch(entry)
-        if found is None or found[2] == "/*":
-            raise ValueError(f"{entry!r} is no path to forward; write for example GET /files or /vector_stores/*")
-        method, path = found[1] or "*", found[2]
+    for method, path in paths(listed):
         for declared in FAMILIES:
             if _fits(path, declared.path) or (declared is _MODEL and path.startswith("/models/")):
-                raise ValueError(f"{entry!r} covers {declared.path}, which is a declared endpoint")
+                raise ValueError(f"{path!r} covers {declared.path}, which is a declared endpoint")
         families.append(Family("forwarded", method, path, "forwarded", streams=True, body="any", sold=""))
     return tuple(families)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from gateway.book import KeyBook
 from gateway.budget import Budget
 from gateway.families import Family
-from gateway.guesses import Guesses, Network
+from gateway.guesses import Guesses
 from gateway.journal import Journal
 from gateway.overload import Overload
 from gateway.redis_link import RedisLink
@@ -20,6 +20,7 @@ from gateway.saying import Saying
 from gateway.shadow import Shadow
 from gateway.upstream import Upstream
 from shared import ids
+from shared.listed import Network
 from shared.settings import GatewaySettings
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from shared.listed import Network
+
 GUESSES_MAX: Final = 20
 """Wrong keys of one source within GUESSES_S that are told to be wrong."""
 GUESSES_S: Final = 60.0
@@ -19,13 +21,6 @@ HOPS_MAX: Final = 16
 """Addresses of one X-Forwarded-For that are read, from its end."""
 IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that name its source: one customer has all addresses below."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def networks(listed: str) -> tuple[Network, ...]:
-    """`10.0.0.0/8, 127.0.0.1` → networks. Raises ValueError with what is wrong."""
-    return tuple(ipaddress.ip_network(part.strip()) for part in listed.split(",") if part.strip())
 
 
 def source(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:

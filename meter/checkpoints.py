@@ -1,9 +1,9 @@
 """Checkpoints: what the books said at one moment, signed, to be kept outside of the database.
 
 The statement is JSON, and the Ed25519 signature is over its bytes as they are: version, when, each account's head (seq,
-digest, balance), the sums of seqs and balances, the digest of every price version, how far each shard's stream was
-booked, and the SHA-256 of the checkpoint before. A file holds statement, signature and public key; which public key to
-trust is for whoever verifies to say.
+digest, balance), the sums of seqs and balances, the digest of every price version and rate card, how far each shard's
+stream was booked, and the SHA-256 of the checkpoint before. A file holds statement, signature and public key; which
+public key to trust is for whoever verifies to say.
 """
 
 import base64
@@ -32,6 +32,10 @@ _HEADS: Final = """
 _PAGE_ROWS: Final = 1_000
 _PRICES: Final = """
     SELECT price_version, encode(digest, 'hex') AS digest FROM sundial.price_versions ORDER BY price_version
+"""
+_CARDS: Final = """
+    SELECT card, encode(sha256(convert_to(definition::text, 'UTF8')), 'hex') AS digest
+      FROM sundial.rate_cards ORDER BY card
 """
 _POSITIONS: Final = "SELECT shard, entry_id FROM sundial.stream_positions ORDER BY shard"
 _BEFORE: Final = """
@@ -64,6 +68,8 @@ class Statement(msgspec.Struct, frozen=True):
     """SHA-256 of the checkpoint before, in hex; empty for the first."""
     heads: list[tuple[UUID, int, int, str]]
     """Account, seq, balance in mc, digest in hex: empty where no transfer has one yet."""
+    cards: dict[str, str] = {}
+    """SHA-256 of each rate card's definition as Postgres writes it, in hex; empty in files made before it was kept."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -113,6 +119,7 @@ async def create(connection: Any, key: Ed25519PrivateKey) -> Checkpoint:
                 positions={str(row["shard"]): row["entry_id"] for row in await connection.fetch(_POSITIONS)},
                 before=await connection.fetchval(_BEFORE) or "",
                 heads=heads,
+                cards={row["card"]: row["digest"] for row in await connection.fetch(_CARDS)},
             )
         )
         made = Checkpoint(statement, key.sign(statement), public_half(key))
@@ -148,12 +155,14 @@ def heads(said: Statement) -> dict[UUID, Wanted]:
 
 
 async def wrong_prices(connection: Any, said: Statement) -> list[Violation]:
-    """Price versions that are not what a checkpoint says. Raises asyncpg's errors."""
-    kept = {str(row["price_version"]): row["digest"] for row in await connection.fetch(_PRICES)}
+    """Price versions and rate cards that are not what a checkpoint says. Raises asyncpg's errors."""
+    versions = {str(row["price_version"]): row["digest"] for row in await connection.fetch(_PRICES)}
+    cards = {row["card"]: row["digest"] for row in await connection.fetch(_CARDS)}
     return [
-        Violation(CHECKPOINT_RULE, f"price version {version}", "is gone, or its digest is not what the checkpoint says")
-        for version, digest in said.prices.items()
-        if kept.get(version) != digest
+        Violation(CHECKPOINT_RULE, f"{what} {name}", "is gone, or its digest is not what the checkpoint says")
+        for what, signed, kept in (("price version", said.prices, versions), ("rate card", said.cards, cards))
+        for name, digest in signed.items()
+        if kept.get(name) != digest
     ]
 
 

@@ -7,9 +7,11 @@ asyncpg's; each function is one transaction, and two that run at once follow one
 import asyncio
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from decimal import Decimal
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +33,9 @@ VERSIONS_KEPT: Final = 8
 VERSIONS_LOST_MAX: Final = 10_000
 """Numbers above the newest version that events may name and are believed."""
 OPERATOR: Final = "operator"
-"""Source of a version that differs from the one before by an override."""
+"""Source of a version that differs from the one before by an override, or by one taken back."""
+LITELLM: Final = "litellm"
+"""Source of a version that comes from the bundled map, with the package's version behind a space."""
 
 _QUERIES: Final = sql.parse((Path(__file__).parent / "sql" / "prices.sql").read_text(encoding="utf-8"))
 _decoder = msgspec.json.Decoder(PricedModel)
@@ -68,11 +72,15 @@ class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def ensure_prices(conn: Any, created_by: str = "import") -> int:
-    """The newest price version, after importing the bundled map where it says something else.
+    """The newest price version, after importing the bundled map where nothing was imported yet, or where what was
+    imported last is that of an older litellm. What a person has imported since stays.
 
     Raises PriceSourceError, and asyncpg's errors.
     """
-    return (await import_prices(conn, created_by=created_by)).version
+    if await _is_outdated(conn):
+        return (await _import(conn, None, created_by, if_outdated=True)).version
+    version, _, _ = await _newest(conn)
+    return version
 
 
 async def import_prices(conn: Any, source_path: Path | None = None, created_by: str = "import") -> ImportReport:
@@ -80,7 +88,7 @@ async def import_prices(conn: Any, source_path: Path | None = None, created_by: 
 
     Raises PriceSourceError, and asyncpg's errors.
     """
-    return await _import(conn, source_path, created_by, without="")
+    return await _import(conn, source_path, created_by)
 
 
 async def set_price(conn: Any, model: str, rates: Mapping[str, int], created_by: str) -> int:
@@ -111,16 +119,30 @@ async def set_price(conn: Any, model: str, rates: Mapping[str, int], created_by:
             input_max=known.input_max,
             output_max=known.output_max,
             reasoning=known.reasoning,
+            imported=known.imported if known.override else models.get(model),
         )
         return await _insert(conn, await _following(conn, version), OPERATOR, {**models, model: priced}, created_by)
 
 
-async def remove_price(conn: Any, model: str, created_by: str, source_path: Path | None = None) -> int:
-    """Take an override back: the map's price stands again, as of now, where it has one.
+async def remove_price(conn: Any, model: str, created_by: str) -> tuple[int, PricedModel | None]:
+    """Take an override back: what was imported last stands again, and no other price changes. Returns the version, and
+    the price in it: None where the last import has none.
 
-    Raises PriceError where the model has no override; PriceSourceError, and asyncpg's errors.
+    Raises PriceError where the model has no override, and asyncpg's errors.
     """
-    return (await _import(conn, source_path, created_by, without=model)).version
+    async with conn.transaction():
+        await conn.execute(_QUERIES["lock_prices"])
+        version, _, models = await _newest(conn)
+        override = models.pop(model, None)
+        if override is None or not override.override:
+            raise PriceError(f"{model} has no override")
+        imported = override.imported
+        if isinstance(imported, msgspec.UnsetType):
+            definition = await conn.fetchval(_QUERIES["newest_imported"], model)
+            imported = _decoder.decode(definition) if definition else None
+        if imported is not None:
+            models[model] = imported
+        return await _insert(conn, await _following(conn, version), OPERATOR, models, created_by), imported
 
 
 class PriceBook:
@@ -184,10 +206,28 @@ def _compile(path: Path) -> Compiled:
     return compile_map(read_map(path))
 
 
-async def _import(conn: Any, source_path: Path | None, created_by: str, without: str) -> ImportReport:
-    """`without` is the override that is taken back."""
+async def _is_outdated(conn: Any) -> bool:
+    """Whether nothing was imported yet, or last the map of a litellm that is older than the installed one."""
+    source = await conn.fetchval(_QUERIES["newest_import"], OPERATOR)
+    if source is None:
+        return True
+    package, _, imported = source.partition(" ")
+    try:
+        return package == LITELLM and _release(imported) < _release(installed_version(LITELLM))
+    except PackageNotFoundError:
+        return False  # there are prices: they serve without the package too
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a package's version: `1.106.2` and its candidates and repairs are one."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+async def _import(conn: Any, source_path: Path | None, created_by: str, *, if_outdated: bool = False) -> ImportReport:
+    """With `if_outdated` only where that is still so when it is our turn."""
     path = source_path or bundled_map()
-    source = path.name if source_path else f"litellm {installed_version('litellm')}"
+    source = path.name if source_path else f"{LITELLM} {installed_version(LITELLM)}"
     compiled = await asyncio.to_thread(_compile, path)
     if not compiled.models:
         raise PriceSourceError(f"the price map {path.name} has no price")
@@ -196,11 +236,13 @@ async def _import(conn: Any, source_path: Path | None, created_by: str, without:
     async with conn.transaction():
         await conn.execute(_QUERIES["lock_prices"])
         version, digest, before = await _newest(conn)
-        overrides = {name: model for name, model in before.items() if model.override}
-        if without and overrides.pop(without, None) is None:
-            raise PriceError(f"{without} has no override")
+        overrides = {
+            name: msgspec.structs.replace(model, imported=compiled.models.get(name))
+            for name, model in before.items()
+            if model.override
+        }
         models = compiled.models | overrides
-        created = digest_of(models) != digest
+        created = digest_of(models) != digest and not (if_outdated and not await _is_outdated(conn))
         if created:
             version = await _insert(conn, await _following(conn, version), source, models, created_by)
     return ImportReport(
@@ -208,7 +250,9 @@ async def _import(conn: Any, source_path: Path | None, created_by: str, without:
         source=source,
         created=created,
         added=tuple(sorted(models.keys() - before.keys())),
-        changed=tuple(sorted(name for name in models.keys() & before.keys() if models[name] != before[name])),
+        changed=tuple(
+            sorted(name for name in models.keys() & before.keys() - overrides.keys() if models[name] != before[name])
+        ),
         removed=tuple(sorted(before.keys() - models.keys())),
         overridden=tuple(sorted(overrides)),
         unpriceable=unpriceable,

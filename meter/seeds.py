@@ -17,7 +17,8 @@ PLAN_CARD: Final = "cost@1"
 
 
 async def seed(connection: Any, allowance_mc: int) -> None:
-    """Give what is missing; prices where the bundled map says something newer. What people have made stays.
+    """Give what is missing; prices where the bundled map is newer than what was imported last. What people have made
+    stays.
 
     `allowance_mc` is that of the first plan. Raises asyncpg's errors, and meter.prices.PriceSourceError.
     """

@@ -9,12 +9,15 @@ import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.ids import SHARDS
+from shared.listed import networks, paths
+from shared.units import parse_credits
 
 KEY_BYTES: Final = 32
 """Length of an Ed25519 key, private or public."""
@@ -63,6 +66,29 @@ def _check_key(value: str) -> str:
     return value
 
 
+def _check_redis(value: str) -> str:
+    database = urlsplit(value).path.strip("/")
+    if database and re.fullmatch(r"[0-9]{1,5}", database) is None:
+        raise ValueError("the path is the number of a database; write for example redis://127.0.0.1:6379/0")
+    return value
+
+
+def _check_allowance(value: str) -> str:
+    if parse_credits(value) < 0:
+        raise ValueError("an allowance is 0 or more credits; write for example 1000000 or 0.5")
+    return value
+
+
+def _check_networks(value: str) -> str:
+    networks(value)
+    return value
+
+
+def _check_paths(value: str) -> str:
+    paths(value)
+    return value
+
+
 def _strip_slash(value: str) -> str:
     return value.rstrip("/")
 
@@ -81,7 +107,9 @@ Port = Annotated[int, Field(ge=0, le=PORT_MAX)]
 BaseUrl = Annotated[
     str, Field(pattern=r"^https?://[^\s]+$"), AfterValidator(_check_port_of_url), AfterValidator(_strip_slash)
 ]
-RedisUrl = Annotated[str, Field(pattern=r"^rediss?://"), AfterValidator(_check_port_of_url)]
+RedisUrl = Annotated[
+    str, Field(pattern=r"^rediss?://"), AfterValidator(_check_port_of_url), AfterValidator(_check_redis)
+]
 DatabaseUrl = Annotated[str, Field(pattern=r"^postgres(ql)?://"), AfterValidator(_check_port_of_url)]
 Shards = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_parse_shards), AfterValidator(_check_shards)]
 Zone = Annotated[str, AfterValidator(_check_zone)]
@@ -202,9 +230,9 @@ class GatewaySettings(_Settings):
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of the calls with usage that are counted by tokenizer too, to know how far it is off."""
-    trusted_proxies: str = ""
+    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = ""
     """Addresses and networks whose X-Forwarded-For is believed (`10.0.0.0/8, 127.0.0.1`): for counting wrong keys."""
-    forwarded_paths: str = ""
+    forwarded_paths: Annotated[str, AfterValidator(_check_paths)] = ""
     """Paths below the base URL that are passed on unmetered: `GET /files, POST /files, /vector_stores/*`."""
     unpriced: Literal["refuse", "provisional"] = "refuse"
     """What becomes of a call of a model without a price. `provisional`: it is charged the price below, flagged, and
@@ -237,7 +265,7 @@ class MeterSettings(_Settings):
     """Names this consumer in the group; default: the host name, so that a restarted meter finds what it still owed."""
     claim_idle_s: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     """Idle time after which entries that another meter has read and not booked are taken over."""
-    default_allowance: str = "1000000"
+    default_allowance: Annotated[str, AfterValidator(_check_allowance)] = "1000000"
     """Credits that the plan `default` gives a user seen for the first time, where the plan does not exist yet."""
     checkpoint_key: Key = ""
     """Ed25519 private key that signs checkpoints: 32 random bytes in base64."""

@@ -22,6 +22,7 @@ def render(page: dict[str, Any]) -> list[RenderableType]:
         ("version", f"{page['price_version']} · {page['source']} · {page['created_at']:%Y-%m-%d}"),
         ("provider", f"{page['provider']} · {page['mode']}"),
         ("set by", "operator" if page["override"] else "import"),
+        *((("covers", ", ".join(page["covers"])),) if page["covers"] else ()),
         ("limits", f"{page['input_tokens_max']:,} tokens in, {page['output_tokens_max']:,} out (0: unknown)"),
     ]
     if page["uplifts"]:

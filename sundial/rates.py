@@ -7,11 +7,15 @@ and requests each; time is kept in milliseconds.
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from meter.prices import RATE_MAX
 from shared.pricing import KINDS, PricedModel
 from shared.units import NANO_PER_USD
 
 MILLION: Final = 1_000_000
 MS_PER_S: Final = 1_000
+
+PRICE_LENGTH_MAX: Final = 28
+"""Characters of a price: as many digits as decimals are computed with exactly."""
 
 PER_UNIT: Final = {"images": MILLION, "searches": MILLION, "requests": MILLION, "duration_ms": MS_PER_S}
 """Kind → by how much a price as people say it is multiplied to be per million units. The others are per million."""
@@ -36,14 +40,21 @@ def unit(kind: str) -> str:
 def parse_price(text: str, kind: str) -> int:
     """The rate of a price in USD: `0.15` for a million tokens of input → 150_000_000.
 
-    Raises PriceTextError for anything but a number of 0 or more, and for one finer than a rate can hold.
+    Raises PriceTextError for anything but a number of 0 or more, for one finer than a rate can hold, and for one beyond
+    RATE_MAX.
     """
+    if len(text.strip()) > PRICE_LENGTH_MAX:
+        raise PriceTextError(f"a price has at most {PRICE_LENGTH_MAX} characters; write for example 0.15")
     try:
         value = Decimal(text.strip())
     except InvalidOperation:
         raise PriceTextError(f"{text!r} is no price in USD; write for example 0.15") from None
     if not value.is_finite() or value < 0:
         raise PriceTextError(f"{text!r} is no price: it is 0 or more USD")
+    # Compared before it is computed with: 1e999999 is a number.
+    if value > Decimal(RATE_MAX) / PER_UNIT.get(kind, 1) / NANO_PER_USD:
+        most = price_text(RATE_MAX, kind)
+        raise PriceTextError(f"{text!r} is more than the largest price, USD {most} per {unit(kind)}")
     rate = value * PER_UNIT.get(kind, 1) * NANO_PER_USD
     if rate != rate.to_integral_value():
         raise PriceTextError(f"{text!r} is finer than a rate can hold, a nano-USD per million units")

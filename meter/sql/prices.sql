@@ -6,6 +6,18 @@ SELECT pg_advisory_xact_lock(hashtext('sundial.prices'));
 -- name: newest_prices --
 SELECT price_version, digest FROM sundial.price_versions ORDER BY price_version DESC LIMIT 1;
 
+-- name: newest_import --
+-- Where the newest version comes from that is no override, nor one taken back ($1).
+SELECT source FROM sundial.price_versions WHERE source <> $1 ORDER BY price_version DESC LIMIT 1;
+
+-- name: newest_imported --
+-- What was imported last for model $1 while no override stood over it.
+SELECT definition::text AS definition
+  FROM sundial.prices
+ WHERE model = $1 AND NOT coalesce((definition ->> 'override')::boolean, false)
+ ORDER BY price_version DESC
+ LIMIT 1;
+
 -- name: named_versions --
 -- The highest number above $1, up to $2, that an event names which waits for a price.
 SELECT max(r.price_version)

@@ -23,7 +23,7 @@ from shared.pricing.model import (
     Tier,
     rate_of,
 )
-from shared.pricing.names import resolve
+from shared.pricing.names import covered, resolve
 from shared.pricing.provisional import FLAG_RATES, is_provisional, provisional, provisional_flags, provisional_of
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Table",
     "Tier",
     "charge",
+    "covered",
     "decimal_text",
     "explain",
     "hold_mc",

@@ -83,6 +83,9 @@ class PricedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Any number of searches in one call costs as much as one."""
     override: bool = False
     """Set by the operator, and kept over later imports."""
+    imported: "PricedModel | msgspec.UnsetType | None" = msgspec.UNSET
+    """Of an override: what it stands over in the newest import, None where that has no such model. Unset in versions
+    made before this was kept."""
     input_max: int = 0
     output_max: int = 0
     """Tokens of one answer at most; 0: unknown."""

@@ -12,8 +12,9 @@ Rules, tried in this order; the first that finds a model of the map counts, and 
    and where its base has no date, as the only dated one that there is
                                                   ft:gpt-4o-mini:org::id            → ft:gpt-4o-mini-2024-07-18
 
-A date is taken off only where the map lacks the dated name: a snapshot of which it knows nothing costs what its family
-costs. A name in the map is never shortened.
+A date is taken off where the map lacks the dated name: a snapshot of which it knows nothing costs what its family
+costs; and where an operator has priced the family and not the snapshot: upstreams answer with the snapshot's name, and
+the price that was set is to be paid. Else a name in the map is never shortened.
 """
 
 import re
@@ -48,26 +49,34 @@ def resolve(models: Mapping[str, PricedModel], name: str) -> PricedModel | None:
     """The model whose price a name has, by the rules above; None where they find none."""
     if len(name) > NAME_LENGTH_MAX:
         return None
-    found = models.get(name)
+    found = next(_as_written(models, name), None)
     if found is not None:
         return found
-    for candidate in _as_written(name):
-        if candidate in models:
-            return models[candidate]
     if name.startswith(_GEMINI_API):
         return resolve(models, f"gemini/{name.removeprefix(_GEMINI_API)}")
     provider, slash, bare = name.partition("/")
     if slash and bare:
-        found = _fine_tuned(models, bare) or next((models[one] for one in _as_written(bare) if one in models), None)
-        return found if found is not None and _is_of(found, provider) else None
+        fine_tuned = _fine_tuned(models, bare)
+        candidates = _as_written(models, bare) if fine_tuned is None else (fine_tuned,)
+        return next((one for one in candidates if _is_of(one, provider)), None)
     return _fine_tuned(models, name)
 
 
-def _as_written(name: str) -> Iterator[str]:
-    yield name
+def covered(models: Mapping[str, PricedModel], family: str) -> tuple[str, ...]:
+    """The dated names of the map that cost what an operator has set for their family."""
+    names = (name for name, model in models.items() if name.startswith(family) and not model.override)
+    return tuple(sorted(name for name in names if name != family and _DATE.sub("", name) == family))
+
+
+def _as_written(models: Mapping[str, PricedModel], name: str) -> Iterator[PricedModel]:
+    """Rules 1 and 2: the models that a name may mean, the first one first."""
+    exact = models.get(name)
     undated = _DATE.sub("", name)
-    if undated != name:
-        yield undated
+    family = models.get(undated) if undated != name else None
+    if family is not None and (exact is None or (family.override and not exact.override)):
+        yield family
+    if exact is not None:
+        yield exact
 
 
 def _fine_tuned(models: Mapping[str, PricedModel], name: str) -> PricedModel | None:
@@ -75,9 +84,9 @@ def _fine_tuned(models: Mapping[str, PricedModel], name: str) -> PricedModel | N
     if not name.startswith(_FINE_TUNED):
         return None
     base = _FINE_TUNED + name.removeprefix(_FINE_TUNED).partition(":")[0]
-    for candidate in _as_written(base):
-        if candidate in models:
-            return models[candidate]
+    found = next(_as_written(models, base), None)
+    if found is not None:
+        return found
     dated = [one for one in models if one.startswith(base) and _DATE.sub("", one) == base]
     return models[dated[0]] if len(dated) == 1 else None
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from meter.checkpoints import Statement
     from shared.settings import CommandSettings
 
-BESIDE_THE_BOOKS = ("charges", "digest", "epoch", "projection", "held", "unposted", "holds")
-"""Rules that are more than one statement on the books: each charge recomputed; Redis against Postgres."""
+BESIDE_THE_BOOKS = ("prices", "charges", "digest", "epoch", "projection", "held", "unposted", "holds")
+"""Rules that are more than one statement on the books: prices and charges recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)
 JOURNAL_RULES = ("journal", "client_last", "bytes", "floor")
@@ -41,12 +41,14 @@ LABELS = {"answers": "answers that ended well"}
 def audit(quiet: bool, file: Path | None, home: Path | None, as_json: bool) -> None:
     """Prove the invariants of the books and of Redis.
 
-    Conservation, gapless histories, every event once and priced, grants and draws, append-only tables, and a projection
-    that equals the ledger. It may run beside working programs. Exits with 1 where a rule is broken.
+    Conservation, gapless histories, every event once and priced, grants and draws, append-only tables, prices as they
+    were written, and a projection that equals the ledger. It may run beside working programs. Exits with 1 where a rule
+    is broken.
 
     With --checkpoint also: the signature is that of SUNDIAL_CHECKPOINT_PUBLIC_KEY (or of the key that signs, where that
-    is set), and each account still has the balance and the digest that it had then. An altered or removed row, a tail
-    that was cut off, a chain that was written anew, another database: each is told with account and seq.
+    is set), each account still has the balance and the digest that it had then, and prices and rate cards are what they
+    were. An altered or removed row, a tail that was cut off, a chain that was written anew, another database: each is
+    told with account and seq.
 
     With --journal also: each call that a gateway wrote as settled has one usage row that says the same, or is a dead
     letter; each that it began is open, or has one too; none that came to nothing has any. And of each answer

@@ -1,6 +1,6 @@
 """`sundial grant` and `sundial adjust`: order money to move. The meter moves it."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -10,10 +10,14 @@ from shared.units import format_credits
 from sundial.options import CREDITS, NEGATIVE_NUMBERS, database_settings, directory_option, output_options, run
 
 MEMO_LENGTH_MAX = 500
+DAY_MAX = date(9998, 12, 31)
+"""The last day whose end is a time in every zone: there is none beyond the year 9999."""
 
 
 def end_of_day(day: datetime, zone: ZoneInfo) -> datetime:
-    """The last moment of a calendar day in `zone`: its next midnight."""
+    """The last moment of a calendar day in `zone`: its next midnight. Raises BadParameter beyond DAY_MAX."""
+    if day.date() > DAY_MAX:
+        raise click.BadParameter(f"the last day that can be said is {DAY_MAX}", param_hint="--expires")
     return datetime.combine(day.date() + timedelta(days=1), time.min, tzinfo=zone).astimezone(UTC)
 
 

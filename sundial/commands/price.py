@@ -62,6 +62,7 @@ def list_prices(search: str, number: int | None, override: bool, limit: int | No
       sundial price list --json
     """
     from meter.prices import PriceBook
+    from shared.pricing import resolve
     from sundial import output, rates
     from sundial.database import connect
 
@@ -70,7 +71,10 @@ def list_prices(search: str, number: int | None, override: bool, limit: int | No
             version = await _version(db, number)
             models = await PriceBook().load(db, version["price_version"])
         names = sorted(name for name in models if search.lower() in name.lower())
-        return version, [rates.page(models[name]) for name in names if models[name].override or not override]
+        listed = [name for name in names if models[name].override or not override]
+        return version, [
+            {**rates.page(models[name]), "priced_as": (resolve(models, name) or models[name]).model} for name in listed
+        ]
 
     version, found = run(work())
     most = limit if limit is not None else (0 if as_json else PRICES_FOR_PEOPLE)
@@ -88,7 +92,8 @@ def list_prices(search: str, number: int | None, override: bool, limit: int | No
                 word
                 for word, said in (("tiers", one["tiers"]), ("service", one["service"]), ("own", one["override"]))
                 if said
-            ),
+            )
+            + ("" if one["priced_as"] == one["model"] else f" as {one['priced_as']}"),
         )
         for one in shown
     ]
@@ -114,7 +119,7 @@ def show(model: str, number: int | None, as_json: bool) -> None:
       sundial price show azure/gpt-4o --json
     """
     from meter.prices import PriceBook
-    from shared.pricing import resolve
+    from shared.pricing import covered, resolve
     from sundial import output, price_page, rates
     from sundial.database import connect
     from sundial.problems import NegativeError
@@ -128,7 +133,8 @@ def show(model: str, number: int | None, as_json: bool) -> None:
             near = [name for name in sorted(models) if model.lower() in name.lower()][:5]
             hint = f"near: {', '.join(near)}" if near else "`sundial price set` gives it one"
             raise NegativeError(f"no price for {model!r} in version {version['price_version']}; {hint}.")
-        return version, rates.page(found)
+        covers = covered(models, found.model) if found.override else ()
+        return version, {**rates.page(found), "covers": covers}
 
     version, page = run(work())
     page = {"asked": model, **dict(version), **page}

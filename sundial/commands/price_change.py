@@ -87,6 +87,9 @@ def price_options(function: F) -> F:
 def set_price(model: str, as_json: bool, **said: str | None) -> None:
     """Set the price of a model, over the imported one, from the next calls on.
 
+    It is also the price of the model's dated names (gpt-4o-mini-2024-07-18, …) that are only imported: upstreams answer
+    with these.
+
     What is said stands alone: tiers of the imported price do not apply. A kind that is free is said to be: a model that
     sells tokens needs --input and --output, each 0 if need be. Cached tokens without a price cost as input, reasoning
     as output.
@@ -99,6 +102,7 @@ def set_price(model: str, as_json: bool, **said: str | None) -> None:
       sundial price set my-images --images 0.04
     """
     from meter import prices
+    from shared.pricing import covered
     from sundial import output, rates
     from sundial.database import connect
     from sundial.orders import orderer
@@ -117,47 +121,53 @@ def set_price(model: str, as_json: bool, **said: str | None) -> None:
         if kind not in chosen and any(token in chosen for token in TOKEN_KINDS):
             raise click.UsageError(f"--{kind} is not said; nothing is free by accident: say --{kind} 0 if it is")
 
-    async def work() -> int:
+    async def work() -> tuple[int, tuple[str, ...]]:
         async with connect(database_settings().database_url) as db:
             try:
-                return await prices.set_price(db, model, chosen, created_by=orderer())
+                version = await prices.set_price(db, model, chosen, created_by=orderer())
             except prices.PriceError as error:
                 raise NegativeError(str(error)) from error
+            return version, covered(await prices.PriceBook().load(db, version), model)
 
-    version = run(work())
+    version, covers = run(work())
     usd = rates.prices(chosen, 0)
     if as_json:
-        output.print_json({"model": model, "price_version": version, "usd": usd})
+        output.print_json({"model": model, "price_version": version, "usd": usd, "covers": covers})
     else:
         said_prices = ", ".join(f"{kind} {text}" for kind, text in usd.items())
         click.echo(f"Created version {version}: {model} costs USD {said_prices}.")
+        if covers:
+            click.echo(f"So do its dated names: {', '.join(covers)}.")
 
 
 @click.command()
 @click.argument("model")
 @output_options
 def unset(model: str, as_json: bool) -> None:
-    """Take a price of your own back: the imported one stands again.
+    """Take a price of your own back: the one imported last stands again, and no other price changes.
 
     \b
     Example:
       sundial price unset gpt-4o-mini
     """
     from meter import prices
+    from shared.pricing import PricedModel
     from sundial import output
     from sundial.database import connect
     from sundial.orders import orderer
     from sundial.problems import NegativeError
 
-    async def work() -> int:
+    async def work() -> tuple[int, PricedModel | None]:
         async with connect(database_settings().database_url) as db:
             try:
                 return await prices.remove_price(db, model, created_by=orderer())
-            except (prices.PriceError, prices.PriceSourceError) as error:
+            except prices.PriceError as error:
                 raise NegativeError(str(error)) from error
 
-    version = run(work())
+    version, imported = run(work())
     if as_json:
         output.print_json({"model": model, "price_version": version})
+    elif imported is None:
+        click.echo(f"Version {version}: {model} has no price of its own any more; none was imported.")
     else:
         click.echo(f"Version {version}: the imported price of {model} stands again.")

@@ -6,11 +6,13 @@ Each case tampers as the owner, with all triggers off, so well that the books ho
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 
 from meter import checkpoints
 from meter.audit import audit
+from meter.prices import PriceBook, digest_of
 from shared.events import StreamMessage
 from tests.harness.command import Office, office
 from tests.harness.messages import account_of, seen, used
@@ -129,6 +131,58 @@ async def test_p8_a_database_that_was_replaced(busy: Office, servers: Servers, t
     assert "price version" in told[0]
     assert f"account {account_of('ana')}: seq 4 of the checkpoint is gone" in " ".join(told)
     assert f"account {account_of('bob')}: seq 1 of the checkpoint is gone" in " ".join(told)
+
+
+async def test_p8_prices_and_cards_that_were_written_anew(busy: Office, tmp_path: Path, redis_url: str) -> None:
+    """A price that is altered with its version's digest, so that the books hold, and a rate card: the checkpoint tells.
+    What came after it is not its matter."""
+    file = tmp_path / "books.json"
+    await busy.ask("checkpoint", "create", str(file), SUNDIAL_CHECKPOINT_KEY=KEY)
+    await busy.ask("price", "set", "gpt-4o", "--input", "1", "--output", "1")
+    await tamper(busy.database, "INSERT INTO sundial.rate_cards SELECT 'x', definition FROM sundial.rate_cards LIMIT 1")
+    assert await of_rules(busy.database, redis_url, file, "checkpoint", "prices") == []
+
+    owner = await asyncpg.connect(busy.database.url)
+    models = await PriceBook().load(owner, 1)
+    await owner.close()
+    free = msgspec.structs.replace(models["gpt-4o"], rates={"input": 0, "output": 0}, tiers=(), service={})
+    await tamper(
+        busy.database,
+        f"UPDATE sundial.prices SET definition = '{msgspec.json.encode(free).decode()}'"
+        " WHERE price_version = 1 AND model = 'gpt-4o'",
+        "UPDATE sundial.price_versions SET digest = decode("
+        f"'{digest_of(models | {'gpt-4o': free}).hex()}', 'hex') WHERE price_version = 1",
+        "UPDATE sundial.rate_cards SET definition = jsonb_set(definition, '{markup_ppm}', '0') WHERE card = 'cost@1'",
+    )
+    assert await of_rules(busy.database, redis_url, file, "prices") == []
+    await tamper(busy.database, "DELETE FROM sundial.rate_cards WHERE card = 'tokens@1'")
+    assert [told.split(": ")[1] for told in await of_rules(busy.database, redis_url, file, "checkpoint")] == [
+        "price version 1",
+        "rate card cost@1",
+        "rate card tokens@1",
+    ]
+
+
+async def test_p8_a_checkpoint_without_cards_still_proves_the_rest(
+    busy: Office, tmp_path: Path, redis_url: str
+) -> None:
+    """Files that were signed before rate cards were in them: their signature holds, and what they say is compared."""
+    file = tmp_path / "books.json"
+    await busy.ask("checkpoint", "create", str(file), SUNDIAL_CHECKPOINT_KEY=KEY)
+    said = msgspec.json.decode(checkpoints.load(file).statement)
+    assert sorted(said.pop("cards")) == ["cost@1", "tokens@1"]
+    statement = msgspec.json.encode(said)
+    signed = checkpoints.private_key(KEY).sign(statement)
+    old = checkpoints.Checkpoint(statement, signed, checkpoints.public_key(PUBLIC_KEY))
+    file.write_bytes(msgspec.json.encode(old))
+    assert await of_rules(busy.database, redis_url, file, "checkpoint") == []
+    await tamper(
+        busy.database,
+        "UPDATE sundial.rate_cards SET definition = jsonb_set(definition, '{markup_ppm}', '0') WHERE card = 'cost@1'",
+        "UPDATE sundial.price_versions SET digest = sha256('x')",
+    )
+    [told] = await of_rules(busy.database, redis_url, file, "checkpoint")
+    assert told.startswith("checkpoint: price version 1: ")
 
 
 async def test_p8_a_checkpoint_that_was_forged(busy: Office, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from meter.audit import audit
+from meter.audit_prices import audit_prices
 from shared.events import StreamMessage
 from tests.harness.messages import account_of, seen, used
 from tests.harness.metering import Bench, bench, entries
@@ -19,6 +20,8 @@ BOOKS = (
     "SELECT format('sundial.%I', c.relname) FROM pg_class c JOIN pg_trigger t ON t.tgrelid = c.oid"
     " WHERE t.tgname IN ('keep', 'keep_all') AND c.relnamespace = 'sundial'::regnamespace GROUP BY c.oid"
 )
+
+GPT_4O = "WHERE model = 'gpt-4o'"
 
 
 @pytest.fixture
@@ -86,3 +89,41 @@ async def test_p8_the_chain_tells_what_was_altered(
     [broken] = [one for one in await audit(database.url, redis_url) if one.rule == "digest"]
     assert told in broken.detail
     assert str(account_of("ana")) in broken.subject
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (
+            f"UPDATE sundial.prices SET definition = jsonb_set(definition, '{{rates,input}}', '0') {GPT_4O}",
+            "its digest",
+        ),
+        (f"UPDATE sundial.prices SET model = 'x' {GPT_4O}", "x says that it is that of gpt-4o"),
+        (
+            f"INSERT INTO sundial.prices SELECT 1, 'x', definition FROM sundial.prices {GPT_4O}",
+            "x says that it is that of gpt-4o",
+        ),
+        (f"DELETE FROM sundial.prices {GPT_4O}", "its digest"),
+        ("DELETE FROM sundial.prices", "its digest"),
+        ("DELETE FROM sundial.price_versions", "is gone, and its prices are not"),
+        ("UPDATE sundial.price_versions SET digest = sha256('x')", "its digest"),
+    ],
+)
+async def test_p8_a_price_that_was_altered_is_told(
+    meter: Bench, database: Database, redis_url: str, damage: str, told: str
+) -> None:
+    """A price that is changed, renamed, added or removed by somebody with all rights, before any call is booked at it:
+    the version is no more what its digest was made of."""
+    await tamper(database, damage)
+    [broken] = [one for one in await audit(database.url, redis_url) if one.rule == "prices"]
+    assert told in broken.detail
+    assert broken.subject == "price version 1"
+
+
+async def test_p8_a_price_that_cannot_be_read_is_told(database: Database) -> None:
+    """What was written over a price is named, not met as a fault of the program."""
+    await tamper(database, f"UPDATE sundial.prices SET definition = '{{}}' {GPT_4O}")
+    owner = await asyncpg.connect(database.url)
+    [broken] = await audit_prices(owner, found_max=10)
+    await owner.close()
+    assert "the price of gpt-4o cannot be read" in broken.detail

@@ -192,7 +192,15 @@ async def test_prices_are_versions(idle: Office) -> None:
     assert (shown["price_version"], shown["usd"]["input"], shown["usd"]["output"]) == (1, "0.15", "0.60")
     assert "--output" in await idle.refused("price", "set", MODEL, "--input", "0.2", code=2)
     changed = await idle.ask("price", "set", MODEL, "--input", "0.2", "--output", "0")
-    assert changed == {"model": MODEL, "price_version": 2, "usd": {"input": "0.20", "output": "0.00"}}
+    covers = [f"{MODEL}-2024-07-18"]
+    usd = {"input": "0.20", "output": "0.00"}
+    assert changed == {"model": MODEL, "price_version": 2, "usd": usd, "covers": covers}
+    for name in (MODEL, f"openai/{covers[0]}"):
+        found = await idle.ask("price", "show", name)
+        assert (found["model"], found["usd"], found["covers"]) == (MODEL, usd, covers)
+    listed = (await idle.ask("price", "list", "--search", covers[0]))["models"]
+    assert {one["model"]: one["priced_as"] for one in listed}[covers[0]] == MODEL
+    assert f"as {MODEL}" in (await idle.run("price", "list", "--search", covers[0])).out
     own = (await idle.ask("price", "list", "--override"))["models"]
     assert [(one["model"], one["override"]) for one in own] == [(MODEL, True)]
     before = await idle.ask("price", "show", MODEL, "--version", "1")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from meter.prices import (
     PriceBook,
     PriceError,
     PriceSourceError,
+    bundled_map,
     digest_of,
     ensure_prices,
     import_prices,
@@ -107,18 +109,87 @@ async def test_an_override_is_a_version_and_outlives_imports(conn: Any, tmp_path
     assert (report.version, report.changed, report.overridden) == (3, ("b",), ("a",))
     overridden = (await models_of(conn, 3))["a"]
     assert (overridden.rates, overridden.override, overridden.provider) == ({"input": 5, "output": 7}, True, "openai")
-    assert await remove_price(conn, "a", "ana", price_map(tmp_path, a=DEAR, b=DEAR)) == 4
-    assert (await models_of(conn, 4))["a"].rates["input"] == 3 * 10**9
+    again = await set_price(conn, "a", {"input": 6, "output": 7}, "ana")
+    assert await remove_price(conn, "a", "ana") == (again + 1, (await models_of(conn, 5))["a"])
+    assert [model.rates["input"] for model in (await models_of(conn, 5)).values()] == [3 * 10**9] * 2
     sources = await conn.fetch("SELECT source FROM sundial.price_versions ORDER BY price_version")
-    assert [row["source"] for row in sources] == ["map.json", "operator", "map.json", "map.json"]
+    assert [row["source"] for row in sources] == ["map.json", "operator", "map.json", "operator", "operator"]
 
 
 async def test_an_operator_may_price_what_the_map_does_not(conn: Any, tmp_path: Path) -> None:
-    """A model of the house, before any import; and it is gone when its override is taken back."""
+    """A model of the house, before any import; and it is gone when its override is taken back. So is one that the
+    newest import does not have any more, nor is its price of before the override."""
     assert await set_price(conn, "house/model", {"input": 0, "output": 10**9}, "ana") == 1
     assert list(await models_of(conn, 1)) == ["house/model"]
-    await remove_price(conn, "house/model", "ana", price_map(tmp_path, a=CHEAP))
-    assert list(await models_of(conn, 2)) == ["a"]
+    await import_prices(conn, price_map(tmp_path, a=CHEAP, b=CHEAP))
+    assert await remove_price(conn, "house/model", "ana") == (3, None)
+    assert sorted(await models_of(conn, 3)) == ["a", "b"]
+    await set_price(conn, "b", {"input": 1}, "ana")
+    await import_prices(conn, price_map(tmp_path, a=CHEAP))
+    assert await remove_price(conn, "b", "ana") == (6, None)
+    assert list(await models_of(conn, 6)) == ["a"]
+
+
+async def test_what_a_person_imported_outlives_starts_and_other_overrides(conn: Any, tmp_path: Path) -> None:
+    """A newer map from a file stands through every start of a meter, and when some other model's override is taken
+    back; only that model's price changes."""
+    await ensure_prices(conn)
+    newer = json.loads(bundled_map().read_text(encoding="utf-8")) | {"a": DEAR}
+    newer["gpt-4o-mini"]["input_cost_per_token"] = 9e-7
+    assert (await import_prices(conn, price_map(tmp_path, **newer), "ana")).version == 2
+    imported = await models_of(conn, 2)
+    assert imported["gpt-4o-mini"].rates["input"] == 9 * 10**8
+    assert await ensure_prices(conn) == 2
+    assert await set_price(conn, "zzz", {"input": 1}, "ana") == 3
+    assert await ensure_prices(conn) == 3
+    assert await remove_price(conn, "zzz", "ana") == (4, None)
+    assert await models_of(conn, 4) == imported
+    assert await ensure_prices(conn) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "imports"),
+    [
+        ("litellm 1.0.0", True),
+        ("litellm 1", True),
+        ("litellm 9999.0.0", False),  # the package was put back to an older one
+        (f"litellm {installed_version('litellm')}", False),
+        ("map.json", False),
+        ("litellm.json", False),
+    ],
+)
+async def test_a_start_imports_where_an_older_package_was_imported_last(conn: Any, source: str, imports: bool) -> None:
+    """Whatever overrides came since: they stand over it. What is as new, or comes from a file, is left as it is."""
+    await _write(conn, 1, source, {"a": PricedModel(model="a", rates={"input": 1})})
+    assert await set_price(conn, "gpt-4o-mini", {"input": 1}, "ana") == 2
+    assert await ensure_prices(conn) == (3 if imports else 2)
+    models = await models_of(conn, 3 if imports else 2)
+    assert ("a" not in models) is imports
+    assert models["gpt-4o-mini"].rates == {"input": 1}
+    assert await ensure_prices(conn) == (3 if imports else 2)
+
+
+async def test_an_override_of_before_does_not_say_what_it_stands_over(conn: Any) -> None:
+    """Versions were written without it: then the newest price counts that was imported without an override."""
+    priced = PricedModel(model="a", rates={"input": 2}, provider="openai")
+    await _write(conn, 1, "map.json", {"a": msgspec.structs.replace(priced, rates={"input": 1})})
+    await _write(conn, 2, "map.json", {"a": priced})
+    await _write(conn, 3, "operator", {"a": PricedModel(model="a", rates={"input": 9}, override=True)})
+    await set_price(conn, "a", {"input": 10}, "ana")
+    assert await remove_price(conn, "a", "ana") == (5, priced)
+
+
+async def _write(conn: Any, version: int, source: str, models: dict[str, PricedModel]) -> None:
+    """A version as some release has written it."""
+    await conn.execute(
+        "INSERT INTO sundial.price_versions (price_version, source, digest, created_by) VALUES ($1, $2, $3, 'x')",
+        version,
+        source,
+        digest_of(models),
+    )
+    for model in models.values():
+        definition = msgspec.json.encode(model).decode()
+        await conn.execute("INSERT INTO sundial.prices VALUES ($1, $2, $3)", version, model.model, definition)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +214,7 @@ async def test_there_is_nothing_to_take_back_where_there_is_no_override(conn: An
     path = price_map(tmp_path, a=CHEAP)
     await import_prices(conn, path)
     with pytest.raises(PriceError, match="a has no override"):
-        await remove_price(conn, "a", "ana", path)
+        await remove_price(conn, "a", "ana")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{}", "\x00"])
@@ -226,7 +297,9 @@ async def test_a_price_book_asks_once_for_a_version_and_keeps_few(conn: Any, tmp
     assert await book.load(conn, 1) is first
     again = await book.load(conn, 2)
     assert again is not kept[2]
-    assert again == {"a": PricedModel(model="a", provider="openai", rates={"input": 0}, override=True)}
+    assert again == {
+        "a": PricedModel(model="a", provider="openai", rates={"input": 0}, override=True, imported=first["a"])
+    }
 
 
 async def test_definitions_come_back_as_they_went_in(conn: Any) -> None:

@@ -182,6 +182,32 @@ def test_a_grant_lasts_to_the_end_of_its_day() -> None:
     assert end == datetime(2027, 1, 1, 3, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("zone", ["America/Sao_Paulo", "Etc/GMT+12", "Pacific/Kiritimati"])
+def test_a_day_beyond_all_calendars_is_wrong_usage(zone: str) -> None:
+    """The last day that can be said has an end in every zone; later ones are refused, and the last one is named."""
+    assert end_of_day(datetime(9998, 12, 31, tzinfo=UTC), ZoneInfo(zone)).year >= 9998
+    with pytest.raises(click.BadParameter, match="9998-12-31"):
+        end_of_day(datetime(9999, 12, 31, tzinfo=UTC), ZoneInfo(zone))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["grant", "ana", "5", "--expires", "9999-12-31"], "9998-12-31"),
+        (["key", "create", "--personal", "ana", "--expires", "9999-12-31"], "9998-12-31"),
+        (["price", "set", "m", "--input", "1e999999", "--output", "0"], "largest price"),
+        (["price", "set", "m", "--input", "1e5000", "--output", "0"], "largest price"),
+    ],
+)
+def test_numbers_without_end_are_wrong_usage(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a server is asked: exit 2, and what is allowed."""
+    monkeypatch.setenv("SUNDIAL_DATABASE_URL", "postgresql://127.0.0.1:1/x")
+    assert run(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_spendable_is_what_the_reserve_script_sees() -> None:
     """balance − floor − held − unposted, with absent fields as zero; no balance means that Redis has no account."""
     live = projected({"balance": "1000", "held": "300", "unposted": "50", "floor": "-200", "seq": "4"})

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meter.prices import RATE_MAX
 from shared.pricing import KINDS
 from shared.units import MC_MAX, NANO_PER_USD
 from sundial.commands.price_change import OTHER_KINDS, TOKEN_KINDS
@@ -64,11 +65,33 @@ def test_prices_are_per_what_people_say() -> None:
     assert set(PER_UNIT) <= set(KINDS)
 
 
-@pytest.mark.parametrize("text", ["", "free", "-1", "nan", "inf", "0.0000000001", "1,5"])
+@pytest.mark.parametrize("text", ["", "free", "-1", "nan", "inf", "0.0000000001", "1,5", "1" * 5_000])
 def test_what_is_no_price_is_refused(text: str) -> None:
     """A price is a number of 0 or more that a rate can hold exactly."""
     with pytest.raises(PriceTextError):
         parse_price(text, "input")
+
+
+@pytest.mark.parametrize("text", ["1e999999", "1e5000", "1000000000.01", "9" * 28])
+def test_a_price_beyond_the_largest_is_refused(text: str) -> None:
+    """However it is written; the message says how much may be asked, and for what."""
+    with pytest.raises(PriceTextError, match=r"largest price, USD 1000000000\.00 per million tokens"):
+        parse_price(text, "input")
+    assert parse_price("1e9", "input") == RATE_MAX
+    with pytest.raises(PriceTextError, match=r"largest price, USD 1000\.00 per image"):
+        parse_price("1000.5", "images")
+
+
+@pytest.mark.parametrize(("text", "rate"), [("0e999999", 0), ("1E-9", 1), (" 00.150 ", 150_000_000)])
+def test_a_price_may_be_written_as_any_number(text: str, rate: int) -> None:
+    """Exponents and zeros change nothing."""
+    assert parse_price(text, "input") == rate
+
+
+def test_a_price_is_not_rounded_to_be_held() -> None:
+    """More digits than decimals are computed with are refused, not dropped."""
+    with pytest.raises(PriceTextError, match="at most 28 characters"):
+        parse_price("1.0000000000000000000000000001", "input")
 
 
 def test_every_kind_of_usage_can_be_priced() -> None:

@@ -162,6 +162,14 @@ def test_the_first_steps_are_shell_syntax() -> None:
     [
         ({"SUNDIAL_GATEWAY_PORT": "eighty"}, ["SUNDIAL_GATEWAY_PORT"]),
         ({"SUNDIAL_DRAIN_S": "-1", "SUNDIAL_SHARDS": "x"}, ["SUNDIAL_DRAIN_S", "SUNDIAL_SHARDS"]),
+        (
+            {
+                "SUNDIAL_DEFAULT_ALLOWANCE": "1.000.000,5",
+                "SUNDIAL_TRUSTED_PROXIES": "x",
+                "SUNDIAL_FORWARDED_PATHS": "y",
+            },
+            ["SUNDIAL_DEFAULT_ALLOWANCE", "SUNDIAL_TRUSTED_PROXIES", "SUNDIAL_FORWARDED_PATHS"],
+        ),
         ({"SUNDIAL_GATEWAY_PORT": "TAKEN"}, ["SUNDIAL_GATEWAY_PORT", "in use"]),
     ],
 )

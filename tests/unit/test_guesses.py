@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import guesses
-from gateway.guesses import GUESSES_S, HOPS_MAX, SOURCES_MAX, Guesses, networks, source
+from gateway.guesses import GUESSES_S, HOPS_MAX, SOURCES_MAX, Guesses, source
+from shared.listed import networks
 
 PROXIES = networks("10.0.0.0/8, 127.0.0.1")
 

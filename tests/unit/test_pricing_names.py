@@ -3,6 +3,7 @@
 import pytest
 
 from shared.pricing import PricedModel, resolve
+from shared.pricing.names import covered
 
 PROVIDERS = {
     "gpt-4o": "openai",
@@ -98,3 +99,41 @@ def test_the_name_with_its_provider_wins_over_the_bare_one() -> None:
 def test_a_dated_name_of_the_map_is_not_shortened() -> None:
     """A snapshot with a price of its own keeps it."""
     assert resolve(MODELS, "gpt-4o-2024-05-13") is MODELS["gpt-4o-2024-05-13"]
+
+
+def priced(*own: str) -> dict[str, PricedModel]:
+    """The models of above, with prices of an operator's."""
+    models = {name: PricedModel(model=name, provider=PROVIDERS.get(name, ""), rates={}, override=True) for name in own}
+    return MODELS | models
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "found"),
+    [
+        (("gpt-4o",), "gpt-4o-2024-05-13", "gpt-4o"),
+        (("gpt-4o",), "openai/gpt-4o-2024-05-13", "gpt-4o"),
+        (("gpt-4o", "gpt-4o-2024-05-13"), "gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        (("gpt-4o-2024-05-13",), "gpt-4o", "gpt-4o"),
+        (("ft:gpt-4o",), "ft:gpt-4o-2024-08-06:org::id", "ft:gpt-4o"),
+        (("ft:gpt-4o-mini",), "ft:gpt-4o-mini:org::id", "ft:gpt-4o-mini"),
+        (("azure/gpt-4o",), "gpt-4o-2024-05-13", "gpt-4o-2024-05-13"),
+        (("gpt-4o",), "azure/gpt-4o-2024-05-13", "azure/gpt-4o"),
+        # a family of the operator's own, which is no provider's: with a provider's prefix the imported name is meant
+        (("house-4",), "house-4-20240513", "house-4"),
+        (("house-4",), "openai/house-4-20240513", "house-4-20240513"),
+    ],
+)
+def test_a_price_of_a_family_is_that_of_its_imported_snapshots(own: tuple[str, ...], name: str, found: str) -> None:
+    """Upstreams answer with the snapshot's name: what an operator sets for the family counts, but where the snapshot
+    has a price of the operator's too."""
+    snapshot = PricedModel(model="house-4-20240513", provider="openai", rates={})
+    model = resolve(priced(*own) | {snapshot.model: snapshot}, name)
+    assert model is not None
+    assert model.model == found
+
+
+def test_a_price_of_a_family_says_what_it_covers() -> None:
+    """Its dated names that are only imported, and no name that is merely alike."""
+    assert covered(priced("gpt-4o"), "gpt-4o") == ("gpt-4o-2024-05-13",)
+    assert covered(priced("gpt-4o", "gpt-4o-2024-05-13"), "gpt-4o") == ()
+    assert covered(priced("ft:gpt-4o"), "ft:gpt-4o") == ("ft:gpt-4o-2024-08-06", "ft:gpt-4o-2024-11-20")

@@ -120,11 +120,23 @@ def test_a_shard_that_does_not_exist_is_a_mistake(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("upstream_url", ["ftp://x", "127.0.0.1:4000", "http://", "http://a b", "http://x:y/v1", "http://[::1]:65536"]),
+        (
+            "upstream_url",
+            [
+                *("ftp://x", "127.0.0.1:4000", "http://", "http://a b", "http://x:y/v1", "http://[::1]:65536"),
+                "http://h:x",
+            ],
+        ),
         (
             "redis_url",
-            ["127.0.0.1:6379", "http://x", "unix:///x", "redis://:p@x:0/0", "redis://x:99999", "redis://x:y/0"],
+            [
+                *("127.0.0.1:6379", "http://x", "unix:///x", "redis://127.0.0.1:1/abc", "redis://127.0.0.1/-1"),
+                *("redis://:s3cret@127.0.0.1:x/0", "redis://127.0.0.1:70000", "redis://[::1", "redis://h/0/1"),
+                *("redis://:p@x:0/0", "redis://x:99999", "redis://x:y/0"),
+            ],
         ),
+        ("forwarded_paths", ["files", "/*", "GET /files, /f*", "HEAD /files"]),
+        ("trusted_proxies", ["nobody", "10.0.0.0/8, 10.0.0.1/8", "10.0.0.0/33"]),
         ("language", ["pt", "EN"]),
         ("slice_tokens", ["63", "65537", "1.5"]),
         ("hold_ttl_s", ["4", "3601"]),
@@ -161,6 +173,30 @@ def test_a_port_in_a_url_is_a_port(monkeypatch: pytest.MonkeyPatch, url: str, ri
         assert load(MeterSettings).database_url == url
     else:
         assert mistakes(MeterSettings) == ["SUNDIAL_DATABASE_URL: its port must be a number from 1 to 65535"]
+
+
+@pytest.mark.parametrize("text", ["1.000.000,5", "-1", "x", "0.0001", "99999999999999999"])
+def test_an_allowance_that_is_none_is_a_mistake(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Whether or not a plan exists to which it would be given."""
+    use(monkeypatch, database_url="postgresql://x", default_allowance=text)
+    (line,) = mistakes(MeterSettings)
+    assert line.startswith("SUNDIAL_DEFAULT_ALLOWANCE: ")
+
+
+def test_lists_and_urls_are_told_with_all_other_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their form is a setting's as any other: one start says all."""
+    use(
+        monkeypatch,
+        redis_url="redis://:s3cret@127.0.0.1:1/abc",
+        forwarded_paths="files",
+        trusted_proxies="nobody",
+        gateway_port="99999",
+    )
+    found = mistakes()
+    assert sorted(line.split(": ")[0].removeprefix("SUNDIAL_") for line in found) == [
+        "FORWARDED_PATHS", "GATEWAY_PORT", "REDIS_URL", "TRUSTED_PROXIES"
+    ]  # fmt: skip
+    assert "s3cret" not in "".join(found)
 
 
 def test_settings_cannot_change_later(monkeypatch: pytest.MonkeyPatch) -> None:
