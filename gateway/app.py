@@ -31,6 +31,7 @@ from gateway.redis_link import RedisLink
 from gateway.refusals import Refusal
 from gateway.replay import Adoption
 from gateway.retelling import Retelling
+from gateway.retention import Retention
 from gateway.server import Server
 from gateway.shadow import Shadow
 from gateway.upkeep import keep_journal, lasting
@@ -133,7 +134,7 @@ async def opened(settings: GatewaySettings) -> Any:
 
     link = RedisLink(settings.redis_url)
     book = KeyBook(settings.redis_url, provisional_model(settings))
-    journal = Journal(settings.home, name)
+    journal = Journal(settings.home, name, settings.journal_bytes_max)
     upstream = Upstream(settings.upstream_url, settings.upstream_key, settings.first_byte_timeout_s)
     budget = Budget(link, ttl_s=settings.hold_ttl_s, stream_entries_max=settings.stream_entries_max, spawn=spawn)
     counters = ThreadPoolExecutor(COUNTERS, thread_name_prefix="count")
@@ -162,10 +163,11 @@ async def opened(settings: GatewaySettings) -> Any:
     retelling = Retelling(link, budget, journal, settings.home)
     await retelling.start()
     adoption = Adoption(settings.home, journal, budget.closed.resettle_all)
+    retention = Retention(journal, budget, retelling, adoption)
     upkeep = [
         asyncio.create_task(lasting("holds", budget.keep_alive)),
         asyncio.create_task(lasting("refusals", link.keep_asking)),
-        asyncio.create_task(lasting("journal", lambda: keep_journal(journal))),
+        asyncio.create_task(lasting("journal", lambda: keep_journal(journal, retention))),
         asyncio.create_task(lasting("epochs", retelling.keep)),
         asyncio.create_task(lasting("adoption", adoption.keep)),
         asyncio.create_task(lasting("overload", lambda: gate.overload.keep(lambda: len(budget.running)))),

@@ -1,5 +1,6 @@
 """The health of one gateway process, at its metrics port: /livez, /readyz, /metrics."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ async def _metrics(request: web.Request) -> web.Response:
     gate = request.app[GATE]
     metrics.RUNNING.set(len(gate.budget.running))
     metrics.UNSETTLED.set(len(gate.budget.closed))
+    metrics.JOURNAL_BYTES.set(gate.journal.bytes)
+    metrics.JOURNAL_BYTES_MAX.set(gate.journal.bytes_max)
+    metrics.JOURNAL_REACH.set(time.time() - gate.journal.reaches_to_s)
     metrics.READY.set(0 if gate.unready else 1)
     metrics.CONNECTIONS.set(len(gate.overload.connections))
     metrics.CONNECTIONS_MAX.set(gate.overload.half)

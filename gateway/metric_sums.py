@@ -24,6 +24,7 @@ _NO_SUMS: Final[Mapping[str, Callable[[float, float], float]]] = {
     "process_max_fds": min,
     "sundial_gateway_ready": min,
     "sundial_gateway_overload": max,
+    "sundial_gateway_journal_reach_seconds": min,
 }
 
 

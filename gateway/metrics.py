@@ -78,6 +78,16 @@ VIOLATIONS = Counter(
     "isolation: the upstream gave another call's answer, which was refused.",
     ["rule"],
 )
+JOURNAL_BYTES = Gauge("sundial_gateway_journal_bytes", "Size of the journal on the disk.")
+JOURNAL_BYTES_MAX = Gauge(
+    "sundial_gateway_journal_bytes_max",
+    "The most that it may have. Near it the oldest of what Redis has confirmed goes before its day; where nothing can "
+    "go no call begins.",
+)
+JOURNAL_REACH = Gauge(
+    "sundial_gateway_journal_reach_seconds",
+    "Age of the oldest record in the journal: so far back a Redis that has lost what it confirmed can be told again.",
+)
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")
 

@@ -20,7 +20,7 @@ import structlog
 
 from gateway import metrics
 from gateway.budget import Budget
-from gateway.journal import DeadJournal, Journal, dead_journals, read, segments
+from gateway.journal import NO_SEGMENT, DeadJournal, Journal, dead_journals, number_of, read, segments
 from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
 from shared import epochs, events, ids, redis_keys
 from shared.events import UnreadableEntryError, UsageEvent
@@ -83,25 +83,34 @@ class Retelling:
         self._stood_at_s = 0.0
         self._dead_at_s = 0.0
         self._connected = asyncio.Event()
+        self.needs_from = 0
+        """Segments of our journal from this one on must stay: Redis may have lost what is in them."""
         self.told: list[str] = [""] * ids.SHARDS
         """The epochs in which all of our journal was told that is not being told now, by shard; '' where unknown."""
 
     async def start(self) -> None:
         """Note the epochs from which the first call sets out. What is unknown is told again when it is known."""
-        self._link.on_connect.append(self._connected.set)
+        self._link.on_connect.append(self._on_connect)
         try:
             self.told = await self._present()
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("epochs_unknown", error=str(error))
         self._stood_at_s = time.time()
 
+    def _on_connect(self) -> None:
+        self.needs_from = 0  # until it is known what this Redis has
+        self._connected.set()
+
     async def keep(self) -> None:
         """A look each second and after each connection."""
         while True:
             try:
                 await self._look()
-            except (RedisAwayError, RedisAnswerError):
-                pass  # said by the link
+            except RedisAwayError:
+                self.needs_from = 0  # said by the link
+            except RedisAnswerError as error:
+                self.needs_from = 0
+                log.error("retelling_refused", error=str(error))  # noqa: TRY400
             except OSError as error:
                 log.error("retelling_failed", error=str(error))  # noqa: TRY400
             try:
@@ -119,23 +128,28 @@ class Retelling:
         if dropped:
             lost_since = dict.fromkeys(range(ids.SHARDS), 0.0)
         if lost_since:
+            self.needs_from = 0
             await self._budget.renew()
             await self._tell(self._journal.folder, lost_since)
             self.told = _merged(self.told, present)
             self._budget.closed.dropped -= dropped
         self._stood_at_s = looked_at_s
+        self.needs_from = NO_SEGMENT if all(present) and not self._connected.is_set() else 0
         if lost_since or time.monotonic() >= self._dead_at_s:
             await self._tell_dead(present)
             self._dead_at_s = time.monotonic() + DEAD_LOOK_S
 
     async def _present(self) -> list[str]:
-        answer = await self._link.send("MGET", *(redis_keys.epoch(shard) for shard in range(ids.SHARDS)))
-        return [one.decode() if one else "" for one in answer]
+        """One command for each: in a cluster the shards are on several servers."""
+        asked = [self._link.send("GET", redis_keys.epoch(shard)) for shard in range(ids.SHARDS)]
+        return [one.decode() if one else "" for one in await asyncio.gather(*asked)]
 
     async def _tell(self, folder: Path, lost_since: Mapping[int, float]) -> None:
         """One segment in memory at a time. Returns when Redis has confirmed all."""
         told = 0
         for segment in segments(folder):
+            if folder == self._journal.folder:
+                self.needs_from = number_of(segment)  # those before it are told
             calls = await asyncio.to_thread(closed_calls, segment, lost_since)
             await self._budget.closed.resettle_all(calls)
             metrics.RETOLD.inc(len(calls))
@@ -146,13 +160,19 @@ class Retelling:
     async def _tell_dead(self, present: Sequence[str]) -> None:
         """Those of processes that ended without order are told by who takes them over (`replay.py`). One that nobody
         has written to for a day goes."""
-        for dead in dead_journals(self._home, but=self._journal.folder, settled=True):
-            if dead.outdated:
-                dead.remove()
-                continue
-            try:
-                await self._tell_settled(dead, present)
-            finally:
+        left = dead_journals(self._home, but=self._journal.folder, settled=True)
+        try:
+            for dead in left:
+                try:
+                    if dead.outdated:
+                        dead.remove()
+                    else:
+                        await self._tell_settled(dead, present)
+                except OSError as error:
+                    log.error("retelling_failed", journal=dead.folder.name, error=str(error))  # noqa: TRY400
+                dead.release()
+        finally:
+            for dead in left:
                 dead.release()
 
     async def _tell_settled(self, dead: DeadJournal, present: Sequence[str]) -> None:

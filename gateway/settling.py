@@ -5,7 +5,7 @@ What waits is bounded, in memory; the journal has all of it.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -53,6 +53,12 @@ class Settling:
 
     def __len__(self) -> int:
         return len(self._unsettled)
+
+    def __iter__(self) -> Iterator[UUID]:
+        return iter(self._unsettled)
+
+    def __contains__(self, event_id: object) -> bool:
+        return event_id in self._unsettled
 
     @property
     def owing(self) -> bool:

@@ -9,6 +9,7 @@ import structlog
 
 from gateway import metrics
 from gateway.journal import Journal
+from gateway.retention import Retention
 
 JOURNAL_SYNC_S: Final = 1.0
 """Seconds between two syncs of the journal."""
@@ -30,19 +31,20 @@ async def lasting(name: str, work: Callable[[], Awaitable[None]], restart_s: flo
         await asyncio.sleep(restart_s)
 
 
-async def keep_journal(journal: Journal) -> None:
-    """Sync each second, off the loop; begin and drop segments by their age; see whether a disk that was full has room
-    again."""
+async def keep_journal(journal: Journal, retention: Retention) -> None:
+    """Sync each second, off the loop; begin and drop segments by their age, or where room is short; see whether a disk
+    that was full has room again."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(JOURNAL_SYNC_S)
+        retention.look()
         journal.flush()
         journal.turn_over(time.time())
         try:
             await loop.run_in_executor(None, journal.keep)
         except OSError as error:
-            journal.failing = True
             log.error("journal_sync_failed", error=str(error))  # noqa: TRY400
         else:
+            journal.spare_below = retention.spare_below  # what was noted again is on the disk
             if journal.failing:
                 journal.probe()

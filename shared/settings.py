@@ -226,6 +226,9 @@ class GatewaySettings(_Settings):
     memory_bytes_max: Annotated[int, Field(ge=0)] = 0
     """Memory that the gateway may have, its workers in equal parts: near it connections are let go, then no call
     begins. 0: what its control group (its container) may have."""
+    journal_bytes_max: Annotated[int, Field(ge=4 * 1024 * 1024, le=1 << 40)] = 1024 * 1024 * 1024
+    """The most that the journal of one process may have on the disk. It keeps a day, but where that is more than this
+    the oldest goes first, as soon as Redis has confirmed it."""
     stream_entries_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Unposted entries of one shard's stream at which admission closes."""
     recount_sample: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -308,6 +308,56 @@ def test_on_a_full_disk_every_acknowledged_record_is_read_back(small_disk: Path)
     assert read(journal.folder)[0] == accepted
 
 
+def test_after_a_sync_that_failed_another_segment_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux tells of what it could not write once, and drops it: that a second sync of the same file succeeds says
+    nothing. Not ready until one of the next file does; whatever fails meanwhile, files do not pile up."""
+    journal = Journal(tmp_path, "gateway")
+    journal.write(b"S", b"doubtful")
+    synced, broken = os.fsync, True
+
+    def told_once(descriptor: int) -> None:
+        if broken:
+            raise OSError(5, "Input/output error")
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told_once)
+    for _ in range(5):
+        with pytest.raises(OSError, match="Input/output"):
+            journal.keep()
+        assert failing(journal)
+        journal.turn_over(time.time())
+    assert len(segments(journal.folder)) == 2
+    journal.write(b"S", b"sound")
+    assert failing(journal)
+    broken = False
+    journal.keep()
+    assert not failing(journal)
+    journal.close()
+    assert [path.stat().st_size > 0 for path in segments(journal.folder)] == [True, True]
+    assert read(journal.folder)[0] == [(b"S", b"doubtful"), (b"S", b"sound")]
+
+
+def test_a_full_segment_that_was_not_synced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is no more the one that is written: failing until a later one is on the disk, none stays open."""
+    monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 110)
+    before = open_files()
+    journal = Journal(tmp_path, "gateway")
+    for number in range(3):
+        journal.write(b"S", b"%040d" % number)
+    synced = os.fsync
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(OSError, match="Input/output"):
+            journal.keep()
+    assert os.fsync is synced
+    assert failing(journal)
+    journal.turn_over(time.time())
+    journal.keep()
+    assert not failing(journal)
+    journal.close()
+    assert open_files() == before
+
+
 def test_a_sync_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the disk is told, and what was not flushed is not forgotten: the next sync flushes it."""
     journal = Journal(tmp_path, "gateway")

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,57 @@ def test_a_folder_that_goes_while_we_take_it_is_not_ours(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", late)
     assert dead_journals(tmp_path, but=NOBODY) == []
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("call", ["open", "flock"])
+def test_a_folder_that_cannot_be_locked_is_left_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """No descriptors, no rights, no locks: the others are taken, and nothing stays open when they are released."""
+    folders = [filled(tmp_path) for _ in range(3)]
+    before = open_files()
+    number = 0
+
+    def second_fails(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def called(*arguments: Any) -> Any:
+            nonlocal number
+            number += 1
+            if number == 2:
+                raise OSError(24, "Too many open files")
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, called)
+
+    second_fails(*((os, "open") if call == "open" else (fcntl, "flock")))
+    found = dead_journals(tmp_path, but=NOBODY)
+    assert [dead.folder for dead in found] == [folders[0], folders[2]]
+    assert open_files() == before + 2
+    for dead in found:
+        dead.release()
+        dead.release()
+    assert open_files() == before
+    assert [dead.folder for dead in dead_journals(tmp_path, but=NOBODY)] == folders
+
+
+def test_a_folder_that_a_disk_keeps_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps what is open: removing may fail, and may be tried again; meanwhile nobody finds half of it."""
+    filled(tmp_path)
+    heir = only_dead(tmp_path)
+    before = open_files()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(OSError(39, "Directory not empty")))
+        with pytest.raises(OSError, match="not empty"):
+            heir.remove()
+    assert open_files() == before - 1
+    assert dead_journals(tmp_path, but=NOBODY) == []
+    heir.remove()
+    assert list((tmp_path / "journal").iterdir()) == []
 
 
 def test_many_starters_share_the_dead_without_meeting(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import metrics
-from gateway.journal import Journal, JournalFullError, Kind, dead_journals
+from gateway import metrics, replay
+from gateway.journal import SEGMENT_AGE_S_MAX, DeadJournal, Journal, JournalFullError, Kind, dead_journals
 from gateway.replay import Adoption, last_words
 from gateway.retelling import Retelling
 from shared import events
@@ -89,7 +91,7 @@ def test_a_call_is_booked_by_its_last_word(life: str, word: str | None) -> None:
 def test_calls_do_not_touch_each_other() -> None:
     """Interleaved records of several calls: one event for each that needs one."""
     records = [record("D", 1), record("D", 2), record("D", 3), record("C", 1), record("V", 2), record("S", 3)]
-    assert words(*records) == [records[3][1], records[5][1]]
+    assert words(*records) == [records[5][1], records[3][1]]
 
 
 def test_what_cannot_be_read_is_skipped() -> None:
@@ -157,6 +159,112 @@ async def test_where_our_own_journal_is_full_theirs_stays(tmp_path: Path, monkey
     assert [event.event_id for event in await replayed(tmp_path, own)] == [event_of(number) for number in range(1, 6)]
     assert folder.exists()
     assert dead_journals(tmp_path, but=own.folder) == []
+    own.close()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_history_is_not_handed_on_for_ever(tmp_path: Path) -> None:
+    """What is older than a day is told, and not copied: a gateway that dies daily carries one day, not all of them."""
+    old_us = int((time.time() - SEGMENT_AGE_S_MAX - 60) * 1e6)
+    old, young = record("S", 1, settled_at_us=old_us), record("S", 2)
+    folder = left_behind(tmp_path, old, young)
+    own = Journal(tmp_path, "own")
+    assert await replayed(tmp_path, own) == [old[1], young[1]]
+    assert not folder.exists()
+    own.close()
+    (heir,) = dead_journals(tmp_path, but=Path())
+    assert [events.decode(data) for _, data in heir.records()] == [young[1]]
+
+
+async def test_of_a_large_journal_few_calls_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are copied and told a few at a time, the open ones last."""
+    monkeypatch.setattr(replay, "TOLD_AT_ONCE", 3)
+    left_behind(tmp_path, record("D", 9), *(record("S", number) for number in range(1, 8)))
+    own = Journal(tmp_path, "own")
+    told: list[list[UsageEvent]] = []
+
+    async def tell(calls: list[UsageEvent]) -> None:
+        told.append(calls)
+
+    await Adoption(tmp_path, own, tell).look()
+    assert [len(calls) for calls in told] == [3, 3, 2]
+    assert told[-1][-1].event_id == event_of(9)
+    own.close()
+
+
+async def test_what_an_heir_had_copied_is_copied_by_nobody_else(tmp_path: Path) -> None:
+    """It died before all was told: who comes next tells the calls of both, and has one copy. Else each death while
+    Redis is away would double what there is."""
+    event = record("S", 1)[1]
+    left_behind(tmp_path, (b"S", event))
+    own = Journal(tmp_path, "own")
+
+    async def never(_: list[UsageEvent]) -> None:
+        raise asyncio.CancelledError
+
+    before = open_files()
+    adoption = Adoption(tmp_path, own, never)
+    with pytest.raises(asyncio.CancelledError):
+        await adoption.look()
+    assert open_files() == before
+    assert adoption.owing
+    own.close()
+    again = Journal(tmp_path, "again")
+    assert await replayed(tmp_path, again) == [event, event]
+    again.close()
+    (heir,) = dead_journals(tmp_path, but=Path())
+    assert [events.decode(data) for _, data in heir.records()] == [event]
+
+
+async def test_one_that_cannot_be_read_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the disk: the others are taken over, it is free for a later look, and so long we owe."""
+    folders = [left_behind(tmp_path, record("S", number)) for number in (1, 2)]
+    records = DeadJournal.records
+
+    def broken(dead: DeadJournal) -> Iterator[tuple[bytes, bytes]]:
+        if dead.folder == folders[0]:
+            raise OSError(5, "Input/output error")
+        return records(dead)
+
+    own = Journal(tmp_path, "own")
+    before = open_files()
+    told: list[UsageEvent] = []
+
+    async def tell(calls: list[UsageEvent]) -> None:
+        told.extend(calls)
+
+    adoption = Adoption(tmp_path, own, tell)
+    with monkeypatch.context() as patched:
+        patched.setattr(DeadJournal, "records", broken)
+        await adoption.look()
+    assert ([event.event_id for event in told], adoption.owing) == ([event_of(2)], True)
+    assert open_files() == before
+    await adoption.look()
+    assert ([event.event_id for event in told], adoption.owing) == ([event_of(2), event_of(1)], False)
+    assert not any(folder.exists() for folder in folders)
+    own.close()
+
+
+async def test_what_cannot_be_removed_is_told_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; and removed later."""
+    folder = left_behind(tmp_path, record("S"))
+    own = Journal(tmp_path, "own")
+    told: list[UsageEvent] = []
+
+    async def tell(calls: list[UsageEvent]) -> None:
+        told.extend(calls)
+
+    adoption = Adoption(tmp_path, own, tell)
+    with monkeypatch.context() as patched:
+        patched.setattr(DeadJournal, "remove", lambda _: (_ for _ in ()).throw(OSError(39, "Directory not empty")))
+        for _ in range(2):
+            await adoption.look()
+        assert (len(told), adoption.owing, folder.exists()) == (1, False, True)
+    await adoption.look()
+    assert (len(told), folder.exists()) == (1, False)
     own.close()
 
 
