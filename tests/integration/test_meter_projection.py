@@ -347,6 +347,51 @@ async def test_the_audit_names_accounts_that_only_redis_has(
     assert sorted(found) == sorted(f"account {one}" for one in strangers)
 
 
+async def test_the_audit_compares_keys(
+    meter: Bench, console: Any, database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I11: one that is told otherwise, one that is not told, one that cannot be read, one that Postgres does not have;
+    not what is still announced."""
+    monkeypatch.setattr(audit_projection, "LOOKS_MAX", 2)
+    ids_of = {sha256: UUID(int=number) for number, sha256 in enumerate((SHA256, "01" * 32, "02" * 32))}
+    for sha256, key_id in ids_of.items():
+        await insert_key(console, sha256, key_id)
+    await console.execute("INSERT INTO sundial.projection_queue (what) SELECT 'key:' || unnest($1::text[])", [*ids_of])
+    assert await audit(database.url, redis_url) == []
+    await meter.watch.pass_on()
+    assert await audit(database.url, redis_url) == []
+    await console.execute("UPDATE sundial.api_keys SET status = 'revoked' WHERE key_id = $1", ids_of[SHA256])
+    await meter.client.hset(redis_keys.API_KEYS, "01" * 32, b"{")
+    await meter.client.hdel(redis_keys.API_KEYS, "02" * 32)
+    await meter.client.hset(redis_keys.API_KEYS, "03" * 32, b"{}")
+    found = await audit(database.url, redis_url)
+    assert {one.rule for one in found} == {"keys"}
+    assert {one.subject: one.detail.partition(":")[0] for one in found} == {
+        f"key {ids_of[SHA256]}": "status is active in Redis, revoked in Postgres",
+        f"key {ids_of['01' * 32]}": "cannot be read in Redis",
+        f"key {ids_of['02' * 32]}": "is in Postgres and not in Redis",
+        "key of SHA-256 03030303": "is in Redis and not in Postgres",
+    }
+
+
+async def test_the_audit_compares_the_catalog(
+    meter: Bench, console: Any, database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I11: what differs is named, but for what is still announced; a catalog that is missing is told too."""
+    monkeypatch.setattr(audit_projection, "LOOKS_MAX", 2)
+    await meter.watch.pass_on()
+    await console.execute("UPDATE sundial.plans SET allowance_mc = 77 WHERE plan = 'default'")
+    [found] = await audit(database.url, redis_url)
+    assert (found.rule, found.detail) == ("catalog", "differs from Postgres in plan default")
+    await console.execute("INSERT INTO sundial.projection_queue (what) VALUES ('catalog')")
+    assert await audit(database.url, redis_url) == []
+    await meter.watch.pass_on()
+    assert await audit(database.url, redis_url) == []
+    await meter.client.delete(redis_keys.CATALOG_VERSION)
+    [found] = await audit(database.url, redis_url)
+    assert (found.rule, found.detail) == ("catalog", "is not in Redis")
+
+
 async def hold(meter: Bench, draft: UsageEvent, amount_mc: int, *, deadline_s: int) -> None:
     """A hold as the gateway's scripts make it."""
     event_id = str(draft.event_id)
