@@ -72,6 +72,15 @@ class Projection:
         await self.apply([_account(row) for row in rows], posted or {})
         await self._overtaken(since, {row["shard"] for row in rows})
 
+    async def recount(self, account_ids: Iterable[UUID]) -> int:
+        """Make what is held and unposted of these accounts what the parts come to. Returns how many sums were wrong.
+
+        Raises redis-py's errors.
+        """
+        named = [(ids.shard_of(account_id), account_id) for account_id in account_ids]
+        calls = [(3, (redis_keys.account(*one), redis_keys.holds(*one), redis_keys.unposted(*one))) for one in named]
+        return sum(await self._scripts.run("recount", calls)) if calls else 0
+
     async def epoch(self, shard: int) -> str | None:
         """The mark of the shard's last rebuild, see shared.epochs; None where Redis has forgotten."""
         found = await self._client.get(redis_keys.epoch(shard))
