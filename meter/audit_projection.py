@@ -6,6 +6,7 @@ Redis and Postgres cannot be read in one moment. So what looks wrong is looked a
 """
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -29,6 +30,9 @@ OVERDUE_S_MAX: Final = 60
 """Seconds past its deadline after which a hold counts as forgotten by the meter."""
 
 _PAGE_ROWS: Final = 500
+_SHA256: Final = re.compile(rb"[0-9a-f]{64}")
+_SHOWN_BYTES_MAX: Final = 64
+"""Bytes that are shown of what is no key."""
 _NAMED_MAX: Final = 5
 """Parts of a catalog that are named because they differ."""
 _ACCOUNTS: Final = """
@@ -121,6 +125,11 @@ async def _audit_keys(connection: Any, client: Any) -> list[Violation]:
         found += await _audit_key_page(connection, client, rows)
     page: list[bytes] = []
     async for field, _ in client.hscan_iter(redis_keys.API_KEYS, count=_PAGE_ROWS):
+        if not _SHA256.fullmatch(field):
+            found.append(
+                Violation("keys", f"key {field[:_SHOWN_BYTES_MAX]!r}", "is no SHA-256: no gateway can load keys")
+            )
+            continue
         page.append(bytes.fromhex(field.decode()))
         if len(page) >= _PAGE_ROWS:
             found += await _unknown_keys(connection, page)
@@ -141,7 +150,7 @@ async def _audit_key_page(connection: Any, client: Any, rows: list[Any]) -> list
             if (detail := _wrong_key(record, key_record(row)))
         }
         for row in await connection.fetch(_QUEUED, [f"key:{sha256}" for sha256 in wrong]) if wrong else ():
-            del wrong[row["what"].removeprefix("key:")]
+            wrong.pop(row["what"].removeprefix("key:"), None)  # one may be announced twice
         if not wrong:
             break
     return list(wrong.values())

@@ -356,14 +356,16 @@ async def test_the_audit_compares_keys(
     ids_of = {sha256: UUID(int=number) for number, sha256 in enumerate((SHA256, "01" * 32, "02" * 32))}
     for sha256, key_id in ids_of.items():
         await insert_key(console, sha256, key_id)
-    await console.execute("INSERT INTO sundial.projection_queue (what) SELECT 'key:' || unnest($1::text[])", [*ids_of])
+    await console.execute(
+        "INSERT INTO sundial.projection_queue (what) SELECT 'key:' || unnest($1::text[])", [*ids_of] * 2
+    )
     assert await audit(database.url, redis_url) == []
     await meter.watch.pass_on()
     assert await audit(database.url, redis_url) == []
     await console.execute("UPDATE sundial.api_keys SET status = 'revoked' WHERE key_id = $1", ids_of[SHA256])
     await meter.client.hset(redis_keys.API_KEYS, "01" * 32, b"{")
     await meter.client.hdel(redis_keys.API_KEYS, "02" * 32)
-    await meter.client.hset(redis_keys.API_KEYS, "03" * 32, b"{}")
+    await meter.client.hset(redis_keys.API_KEYS, mapping={"03" * 32: b"{}", "rubbish": b"{}"})
     found = await audit(database.url, redis_url)
     assert {one.rule for one in found} == {"keys"}
     assert {one.subject: one.detail.partition(":")[0] for one in found} == {
@@ -371,6 +373,7 @@ async def test_the_audit_compares_keys(
         f"key {ids_of['01' * 32]}": "cannot be read in Redis",
         f"key {ids_of['02' * 32]}": "is in Postgres and not in Redis",
         "key of SHA-256 03030303": "is in Redis and not in Postgres",
+        "key b'rubbish'": "is no SHA-256",
     }
 
 
