@@ -26,6 +26,9 @@ CANCEL_S: Final = 0.1
 RELOAD_S_MAX: Final = 2.0
 """Longest pause before everything is loaded again after a break."""
 
+_NONE_YET: Final = "0-0"
+"""Position in a stream of changes that had none: what came before its first one is not known."""
+
 log = structlog.get_logger()
 
 
@@ -81,7 +84,7 @@ class KeyBook:
     async def _load(self) -> str:
         """Everything, and the position in the stream of changes from which to go on."""
         newest = await self._redis.xrevrange(redis_keys.CHANGES, count=1)
-        position = newest[0][0].decode() if newest else "0-0"
+        position = newest[0][0].decode() if newest else _NONE_YET
         keys: dict[bytes, KeyRecord] = {}
         async for sha256, record in self._redis.hscan_iter(redis_keys.API_KEYS, count=1000):
             _put(keys, sha256.decode(), record)
@@ -106,8 +109,9 @@ class KeyBook:
     async def _apply(self, position: str) -> str:
         """Wait for changes, apply them, return the new position. A gap, where we fell behind, is an error: reload."""
         answer: list[Any] = await self._redis.xread({redis_keys.CHANGES: position}, count=1000, block=BLOCK_S * 1000)
-        if position != "0-0" and not await self._redis.xrange(redis_keys.CHANGES, position, position):
-            raise KeyError("the stream of changes was trimmed or lost")
+        begun = position == _NONE_YET
+        if answer if begun else not await self._redis.xrange(redis_keys.CHANGES, position, position):
+            raise KeyError("the stream of changes was trimmed, lost or begun anew")
         for entry, fields in answer[0][1] if answer else ():
             kind, _, subject = fields[b"what"].decode().partition(":")
             if kind == "catalog":

@@ -115,7 +115,7 @@ class Meter:
         self._reaper = Reaper(self._client, settings.shards)
         self._gauges = Gauges(self._client, self._pool, settings.shards)
         self._auditor = Auditor(settings.database_url, tariffs)
-        self._projection_auditor = ProjectionAuditor(self._client, self._pool, settings.shards)
+        self._projection_auditor = ProjectionAuditor(self._client, self._pool, self._projection, settings.shards)
         self._watch.on_restoration += [tariffs.forget, self._auditor.begin_anew]
 
     async def live(self) -> None:

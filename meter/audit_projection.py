@@ -1,10 +1,13 @@
 """Proves that Redis says what Postgres says (I11), that holds are closed (I9), and that nothing is lost between them.
 
+Of keys, plans and prices what still waits to be passed on is not wrong yet.
+
 Redis and Postgres cannot be read in one moment. So what looks wrong is looked at again: only what stays wrong counts.
 """
 
 import asyncio
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,17 +15,26 @@ import asyncpg
 import msgspec
 
 from meter import redis_link
+from meter.prices import PriceBook
+from meter.projection import key_record, read_catalog
+from meter.queries import QUERIES
 from meter.stream import fields_under_way
 from meter.violation import Violation
 from shared import ids, redis_keys
+from shared.projection import Catalog, KeyRecord, decode_catalog, decode_key
 
 LOOKS_MAX: Final = 20
-"""How often an account that looks wrong is looked at."""
+"""How often an account, a key or a catalog that looks wrong is looked at."""
 LOOK_AGAIN_S: Final = 0.25
 OVERDUE_S_MAX: Final = 60
 """Seconds past its deadline after which a hold counts as forgotten by the meter."""
 
 _PAGE_ROWS: Final = 500
+_SHA256: Final = re.compile(rb"[0-9a-f]{64}")
+_SHOWN_BYTES_MAX: Final = 64
+"""Bytes that are shown of what is no key."""
+_NAMED_MAX: Final = 5
+"""Parts of a catalog that are named because they differ."""
 _ACCOUNTS: Final = """
     SELECT a.account_id, a.shard, coalesce(b.balance_mc, 0) AS balance, coalesce(b.seq, 0) AS seq, a.revision,
            a.floor_mc AS floor, a.status, a.plan, a.mode
@@ -47,6 +59,12 @@ _STRANGERS: Final = """
       FROM unnest($1::uuid[]) AS i (account_id)
      WHERE NOT EXISTS (SELECT FROM sundial.accounts a WHERE a.account_id = i.account_id)
 """
+_QUEUED: Final = "SELECT what FROM sundial.projection_queue WHERE what = ANY ($1::text[])"
+_UNKNOWN_KEYS: Final = """
+    SELECT encode(i.sha256, 'hex') AS sha256
+      FROM unnest($1::bytea[]) AS i (sha256)
+     WHERE NOT EXISTS (SELECT FROM sundial.api_keys k WHERE k.sha256 = i.sha256)
+"""
 _FIELDS: Final = ("balance", "seq", "revision", "floor", "status", "plan", "mode", "held", "unposted")
 
 
@@ -65,6 +83,8 @@ async def audit_projection(pg_url: str, redis_url: str, *, quiet: bool) -> list[
     client = redis_link.connect(redis_url)
     try:
         found = await _audit_shards(client, quiet=quiet)
+        found += await _audit_keys(connection, client)
+        found += await _audit_catalog(connection, client)
         after = UUID(int=0)
         while rows := await connection.fetch(_ACCOUNTS, after, _PAGE_ROWS):
             after = rows[-1]["account_id"]
@@ -94,6 +114,98 @@ async def _audit_shards(client: Any, *, quiet: bool) -> list[Violation]:
             if left := await client.zcard(redis_keys.deadlines(shard)):
                 found.append(Violation("holds", subject, f"{left} deadlines are left"))
     return found
+
+
+async def _audit_keys(connection: Any, client: Any) -> list[Violation]:
+    """Whom the gateways let in: the keys that Postgres has, as it has them, and no other."""
+    found: list[Violation] = []
+    after = b""
+    while rows := await connection.fetch(QUERIES["keys_after"], after, _PAGE_ROWS):
+        after = bytes.fromhex(rows[-1]["sha256"])
+        found += await _audit_key_page(connection, client, rows)
+    page: list[bytes] = []
+    async for field, _ in client.hscan_iter(redis_keys.API_KEYS, count=_PAGE_ROWS):
+        if not _SHA256.fullmatch(field):
+            found.append(
+                Violation("keys", f"key {field[:_SHOWN_BYTES_MAX]!r}", "is no SHA-256: no gateway can load keys")
+            )
+            continue
+        page.append(bytes.fromhex(field.decode()))
+        if len(page) >= _PAGE_ROWS:
+            found += await _unknown_keys(connection, page)
+            page.clear()
+    return found + await _unknown_keys(connection, page)
+
+
+async def _audit_key_page(connection: Any, client: Any, rows: list[Any]) -> list[Violation]:
+    wrong: dict[str, Violation] = {}
+    for look in range(LOOKS_MAX):
+        if look:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            rows = await connection.fetch(QUERIES["keys_by_hash"], [bytes.fromhex(sha256) for sha256 in wrong])
+        told = await client.hmget(redis_keys.API_KEYS, [row["sha256"] for row in rows])
+        wrong = {
+            row["sha256"]: Violation("keys", f"key {row['key_id']}", detail)
+            for row, record in zip(rows, told, strict=True)
+            if (detail := _wrong_key(record, key_record(row)))
+        }
+        for row in await connection.fetch(_QUEUED, [f"key:{sha256}" for sha256 in wrong]) if wrong else ():
+            wrong.pop(row["what"].removeprefix("key:"), None)  # one may be announced twice
+        if not wrong:
+            break
+    return list(wrong.values())
+
+
+def _wrong_key(record: bytes | None, true: KeyRecord) -> str:
+    if record is None:
+        return "is in Postgres and not in Redis"
+    try:
+        told = decode_key(record)
+    except ValueError as error:
+        return f"cannot be read in Redis: {error}"
+    differing = [name for name in KeyRecord.__struct_fields__ if getattr(told, name) != getattr(true, name)]
+    return "; ".join(f"{one} is {getattr(told, one)} in Redis, {getattr(true, one)} in Postgres" for one in differing)
+
+
+async def _unknown_keys(connection: Any, page: list[bytes]) -> list[Violation]:
+    rows = await connection.fetch(_UNKNOWN_KEYS, page)
+    return [Violation("keys", f"key of SHA-256 {row['sha256'][:8]}", "is in Redis and not in Postgres") for row in rows]
+
+
+async def _audit_catalog(connection: Any, client: Any) -> list[Violation]:
+    """What the gateways permit and price by: the plans, rate cards and newest prices that Postgres has."""
+    prices = PriceBook()
+    subject = detail = ""
+    for look in range(LOOKS_MAX):
+        if look:
+            await asyncio.sleep(LOOK_AGAIN_S)
+        version = int(await client.get(redis_keys.CATALOG_VERSION) or 0)
+        record = await client.get(redis_keys.catalog(version))
+        subject, detail = f"catalog {version}", _wrong_catalog(record, await read_catalog(connection, prices))
+        if not detail or await connection.fetchval(_QUEUED, ["catalog"]):
+            return []
+    return [Violation("catalog", subject, detail)]
+
+
+def _wrong_catalog(record: bytes | None, true: Catalog) -> str:
+    if record is None:
+        return "is not in Redis"
+    try:
+        told = decode_catalog(record)
+    except ValueError as error:
+        return f"cannot be read in Redis: {error}"
+    if told.price_version != true.price_version:
+        return f"has price version {told.price_version}, Postgres has {true.price_version}"
+    differing = [
+        *_differing("plan", told.plans, true.plans),
+        *_differing("card", told.cards, true.cards),
+        *_differing("price of", told.models, true.models),
+    ]
+    return f"differs from Postgres in {', '.join(differing[:_NAMED_MAX])}" if differing else ""
+
+
+def _differing(what: str, told: Mapping[str, object], true: Mapping[str, object]) -> list[str]:
+    return [f"{what} {name}" for name in sorted(told.keys() | true.keys()) if told.get(name) != true.get(name)]
 
 
 async def audit_page(connection: Any, client: Any, rows: list[Any], *, quiet: bool) -> dict[UUID, list[Violation]]:

@@ -123,6 +123,12 @@ VIOLATIONS: Final = Gauge(
     "looks at while it works, see ARCHITECTURE.md.",
     ["rule"],
 )
+CORRECTED: Final = Counter(
+    "sundial_meter_projection_corrected",
+    "Numbers in Redis that two looks had found wrong and that were set right, by rule: projection (accounts that were "
+    "told again what the books say) or sums (of what is held or unposted). Look for who wrote them.",
+    ["rule"],
+)
 AUDITED_TRANSFERS: Final = Counter(
     "sundial_meter_audited_transfers",
     "Transfers whose digest was recomputed; of several meters one at a time does it. It begins anew at each start.",

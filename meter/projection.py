@@ -21,7 +21,7 @@ from shared.projection import Catalog, KeyRecord, Plan, decode_catalog, encode_c
 PAGE_ROWS: Final = 1_000
 """Accounts or keys that are read and told at once."""
 TOLD_AT_ONCE_MAX: Final = 64
-"""Accounts of one call of the script: it keeps Redis from the gateways for a third of a millisecond."""
+"""Accounts or keys of one call of a script: it keeps Redis from the gateways for a third of a millisecond."""
 CATALOG_KEPT_S: Final = 24 * 3600
 """How long a catalog stays after the next one has replaced it, for gateways that are just reading it."""
 
@@ -72,6 +72,15 @@ class Projection:
         await self.apply([_account(row) for row in rows], posted or {})
         await self._overtaken(since, {row["shard"] for row in rows})
 
+    async def recount(self, account_ids: Iterable[UUID]) -> int:
+        """Make what is held and unposted of these accounts what the parts come to. Returns how many sums were wrong.
+
+        Raises redis-py's errors.
+        """
+        named = [(ids.shard_of(account_id), account_id) for account_id in account_ids]
+        calls = [(3, (redis_keys.account(*one), redis_keys.holds(*one), redis_keys.unposted(*one))) for one in named]
+        return sum(await self._scripts.run("recount", calls)) if calls else 0
+
     async def epoch(self, shard: int) -> str | None:
         """The mark of the shard's last rebuild, see shared.epochs; None where Redis has forgotten."""
         found = await self._client.get(redis_keys.epoch(shard))
@@ -117,8 +126,14 @@ class Projection:
 
     # Keys
 
-    async def publish_keys(self) -> None:
-        """Tell every key, and take away what is none. Raises asyncpg's and redis-py's errors."""
+    async def publish_keys(self, *, anew: bool = False) -> None:
+        """Tell every key, and take away what is none. Raises asyncpg's and redis-py's errors.
+
+        `anew`: what Redis was told before may be of a story that Postgres does not know, and gives way whatever its
+        revision.
+        """
+        if anew:
+            await self._client.delete(redis_keys.KEY_REVISIONS)
         told = set(await self._client.hkeys(redis_keys.API_KEYS))
         after = b""
         while True:
@@ -146,9 +161,14 @@ class Projection:
             await self._announce(f"key:{row['sha256']}")
 
     async def _set_keys(self, rows: Sequence[Any]) -> None:
-        if rows:
-            records = {row["sha256"]: encode_key(_key(row)) for row in rows}
-            await self._client.hset(redis_keys.API_KEYS, mapping=records)
+        calls = []
+        for start in range(0, len(rows), TOLD_AT_ONCE_MAX):
+            told: list[Any] = [redis_keys.API_KEYS, redis_keys.KEY_REVISIONS]
+            for row in rows[start : start + TOLD_AT_ONCE_MAX]:
+                told += (row["sha256"], row["revision"], encode_key(key_record(row)))
+            calls.append((2, told))
+        if calls:
+            await self._scripts.run("tell_keys", calls)
 
     # Catalog
 
@@ -157,34 +177,44 @@ class Projection:
 
         Raises asyncpg's and redis-py's errors.
         """
-        version = int(await self._client.get(redis_keys.CATALOG_VERSION) or 0)
-        known = await self._client.get(redis_keys.catalog(version)) if version else None
-        catalog = await self._read_catalog(version)
-        if known is not None and decode_catalog(known) == catalog:
-            return version
-        now_ms: int = await self._pool.fetchval(_READ_CLOCK) // 1000
-        version = max(version + 1, now_ms)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.set(redis_keys.catalog(version), encode_catalog(msgspec.structs.replace(catalog, version=version)))
-        pipeline.set(redis_keys.CATALOG_VERSION, version)
-        pipeline.expire(redis_keys.catalog(catalog.version), CATALOG_KEPT_S)
-        await pipeline.execute()
-        await self._announce("catalog")
-        return version
+        while True:
+            before = int(await self._client.get(redis_keys.CATALOG_VERSION) or 0)
+            known = await self._client.get(redis_keys.catalog(before)) if before else None
+            async with self._pool.acquire() as connection:
+                catalog = await read_catalog(connection, self._prices)
+                now_ms: int = await connection.fetchval(_READ_CLOCK) // 1000
+            catalog = msgspec.structs.replace(catalog, version=before)
+            if known is not None and decode_catalog(known) == catalog:
+                return before
+            version = max(before + 1, now_ms)
+            if await self._set_catalog(before, msgspec.structs.replace(catalog, version=version)):
+                await self._announce("catalog")
+                return version
 
-    async def _read_catalog(self, version: int) -> Catalog:
-        async with self._pool.acquire() as connection:
-            price_version = await connection.fetchval(_NEWEST_PRICE_VERSION) or 0
-            return Catalog(
-                version=version,
-                price_version=price_version,
-                models=await self._prices.load(connection, price_version) if price_version else {},
-                cards=await rate_cards(connection),
-                plans={row["plan"]: _plan(row) for row in await connection.fetch(_PLANS)},
-            )
+    async def _set_catalog(self, before: int, catalog: Catalog) -> bool:
+        """False where another catalog was told since `before` was read: this one may be older."""
+        keys = (redis_keys.CATALOG_VERSION, redis_keys.catalog(catalog.version))
+        [told] = await self._scripts.run(
+            "tell_catalog", [(2, (*keys, before, catalog.version, encode_catalog(catalog)))]
+        )
+        if told:
+            await self._client.expire(redis_keys.catalog(before), CATALOG_KEPT_S)
+        return bool(told)
 
     async def _announce(self, what: str) -> None:
         await self._client.xadd(redis_keys.CHANGES, {"what": what}, maxlen=redis_keys.CHANGES_KEPT, approximate=True)
+
+
+async def read_catalog(connection: Any, prices: PriceBook) -> Catalog:
+    """What Postgres says at this moment, without a version of its own. Raises asyncpg's errors."""
+    price_version = await connection.fetchval(_NEWEST_PRICE_VERSION) or 0
+    return Catalog(
+        version=0,
+        price_version=price_version,
+        models=await prices.load(connection, price_version) if price_version else {},
+        cards=await rate_cards(connection),
+        plans={row["plan"]: _plan(row) for row in await connection.fetch(_PLANS)},
+    )
 
 
 def _stranger(account_id: UUID) -> Account:
@@ -225,7 +255,7 @@ def _account(row: Any) -> Account:
     return Account(recorded_at_us=0, grants=[], **row)
 
 
-def _key(row: Any) -> KeyRecord:
+def key_record(row: Any) -> KeyRecord:
     return KeyRecord(
         key_id=row["key_id"],
         kind=row["kind"],

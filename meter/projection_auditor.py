@@ -1,10 +1,11 @@
 """Looks without end whether Redis says what Postgres says (I9, I11), a few accounts at a time.
 
 What is under way arrives in a moment, so what looks wrong is looked at again before it counts (meter.audit_projection).
-It is told until a later look finds it right.
+It is told until a later look finds it right. What the next look finds wrong again is set right: the books are the truth
+of what they say, the parts that of their sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,10 +13,12 @@ import structlog
 
 from meter import metrics
 from meter.audit_projection import ACCOUNTS_OF_SHARD, audit_page
+from meter.projection import Projection
 from meter.violation import Violation
 from shared import redis_keys
 
 PROJECTION_RULES: Final = ("projection", "held", "unposted")
+_SUMS: Final = {"held", "unposted"}
 LOOK_ACCOUNTS_MAX: Final = 100
 """Accounts of one look."""
 STREAM_ENTRIES_MAX: Final = 2_000
@@ -27,9 +30,10 @@ log = structlog.get_logger()
 class ProjectionAuditor:
     """Of a meter's own shards."""
 
-    def __init__(self, client: Any, pool: Any, shards: Sequence[int]) -> None:
+    def __init__(self, client: Any, pool: Any, projection: Projection, shards: Sequence[int]) -> None:
         self._client = client
         self._pool = pool
+        self._projection = projection
         self._shards = list(shards)
         self._turn = 0
         self._after = UUID(int=0)
@@ -57,6 +61,7 @@ class ProjectionAuditor:
     async def _look_at(self, rows: list[Any]) -> None:
         async with self._pool.acquire() as connection:
             wrong = await audit_page(connection, self._client, rows, quiet=False)
+        await self._correct({account_id: self._lasting(account_id, found) for account_id, found in wrong.items()})
         for row in rows:
             account_id = row["account_id"]
             found = wrong.get(account_id, [])
@@ -68,6 +73,24 @@ class ProjectionAuditor:
             else:
                 self._wrong.pop(account_id, None)
         self._count()
+
+    def _lasting(self, account_id: UUID, found: list[Violation]) -> set[str]:
+        """Rules that an account breaks as it did a look ago: in the very same way, as a user who was just seen has lent
+        credit; but sums move with each call, and are never what their parts are not."""
+        before = self._wrong.get(account_id, [])
+        again = {one.rule for one in found} & {one.rule for one in before}
+        return (again & _SUMS) | {one.rule for one in found if one in before}
+
+    async def _correct(self, lasting: Mapping[UUID, set[str]]) -> None:
+        """What can be set right without knowing how it came to be wrong. The next look says whether it is."""
+        untrue = [account_id for account_id, rules in lasting.items() if "projection" in rules]
+        if untrue:
+            await self._projection.apply_by_id(untrue)
+            metrics.CORRECTED.labels(rule="projection").inc(len(untrue))
+        sums = await self._projection.recount(one for one, rules in lasting.items() if rules & _SUMS)
+        metrics.CORRECTED.labels(rule="sums").inc(sums)
+        if untrue or sums:
+            log.error("numbers in Redis were set right", accounts=len(untrue), sums=sums)
 
     def _count(self) -> None:
         for rule in PROJECTION_RULES:

@@ -17,7 +17,7 @@ ANSWER_TIMEOUT_S: Final = 10.0
 """Longest wait for an answer, in seconds; a blocking read asks for less (see meter.stream)."""
 CONNECTIONS_MAX: Final = 64
 
-_SCRIPTS: Final = ("apply", "disown", "expire", "mark")
+_SCRIPTS: Final = ("apply", "disown", "expire", "mark", "recount", "tell_catalog", "tell_keys")
 
 
 def connect(url: str) -> Any:

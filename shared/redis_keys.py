@@ -15,6 +15,10 @@ CATALOG_VERSION: Final = "sundial:catalog:version"
 API_KEYS: Final = "sundial:keys"
 """Hash: SHA-256 of an API key (hex) → JSON KeyRecord. Meter writes."""
 
+KEY_REVISIONS: Final = "{sundial:keys}:revisions"
+"""Hash: SHA-256 of an API key (hex) → how often it had been changed in Postgres when it was told, for keys that were.
+Meter writes; in the slot of API_KEYS. Gateways do not read it."""
+
 CHANGES: Final = "sundial:changes"
 """Stream: one entry per change of keys or catalog, field `what`: `key:<sha256 hex>` or `catalog`. Meter writes, trimmed
 to about CHANGES_KEPT entries; a gateway that fell behind loads everything again."""

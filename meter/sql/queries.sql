@@ -266,7 +266,7 @@ SELECT a.account_id, coalesce(b.balance_mc, 0) AS balance_mc, coalesce(b.seq, 0)
  WHERE a.account_id = ANY ($1::uuid[]);
 
 -- name: keys_after --
-SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name,
+SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name, revision,
        coalesce(extract(epoch FROM expires_at)::bigint, 0) AS expires_at
   FROM sundial.api_keys
  WHERE sha256 > $1
@@ -274,7 +274,7 @@ SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, 
  LIMIT $2;
 
 -- name: keys_by_hash --
-SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name,
+SELECT encode(sha256, 'hex') AS sha256, key_id, kind, account_id, directory_id, plan, status, name, revision,
        coalesce(extract(epoch FROM expires_at)::bigint, 0) AS expires_at
   FROM sundial.api_keys
  WHERE sha256 = ANY ($1::bytea[]);

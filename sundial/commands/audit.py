@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from meter.checkpoints import Statement
     from shared.settings import CommandSettings
 
-BESIDE_THE_BOOKS = ("prices", "charges", "digest", "epoch", "projection", "held", "unposted", "holds")
+BESIDE_THE_BOOKS = (
+    *("prices", "charges", "digest", "epoch", "projection", "keys", "catalog", "held", "unposted", "holds"),
+)
 """Rules that are more than one statement on the books: prices and charges recomputed; Redis against Postgres."""
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)

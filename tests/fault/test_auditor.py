@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from deploy.ports import free_port
-from meter import checkpoints
+from meter import audit_projection, checkpoints
 from meter.audit import QUICK_RULES
 from meter.auditor import AUDITED_RULES, Auditor
 from meter.daily_checkpoint import DailyCheckpoint
@@ -165,7 +165,7 @@ async def test_p8_the_meter_looks_at_redis(meter: Bench) -> None:
     await meter.projection.apply_by_id(accounts)
     shard = ids.shard_of(account_of("ana"))
     account = redis_keys.account(shard, account_of("ana"))
-    auditor = ProjectionAuditor(meter.client, meter.pool, [shard])
+    auditor = ProjectionAuditor(meter.client, meter.pool, meter.projection, [shard])
     await auditor.look()
     assert auditor.found == []
 
@@ -180,6 +180,32 @@ async def test_p8_the_meter_looks_at_redis(meter: Bench) -> None:
     await meter.client.delete(redis_keys.unposted(shard, account_of("ana")))
     await auditor.look()
     assert {rule: gauge(rule) for rule in PROJECTION_RULES} == dict.fromkeys(PROJECTION_RULES, "0.0")
+
+
+async def test_what_stays_wrong_in_redis_is_set_right(meter: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9, I11: somebody wrote a balance and the sums of what is held and unposted. It is told once, set right at the
+    next look and found right after it; a hold and what is unposted stay."""
+    monkeypatch.setattr(audit_projection, "LOOKS_MAX", 2)
+    ana = account_of("ana")
+    shard = ids.shard_of(ana)
+    account = redis_keys.account(shard, ana)
+    await meter.client.delete(redis_keys.unposted(shard, ana))
+    await meter.client.hdel(account, "unposted")
+    await meter.projection.apply_by_id([ana])
+    await meter.client.hset(redis_keys.holds(shard, ana), str(used("ana").event_id), "70 0 {}")
+    await meter.say(call := used("ana", 1))
+    true = {**await meter.client.hgetall(account), b"held": b"70"}
+    await meter.client.hset(account, mapping={"balance": 7, "held": 5, "unposted": 1})
+
+    auditor = ProjectionAuditor(meter.client, meter.pool, meter.projection, [shard])
+    await auditor.look()
+    assert await meter.client.hget(account, "balance") == b"7"
+    assert {rule: gauge(rule) for rule in PROJECTION_RULES} == dict.fromkeys(PROJECTION_RULES, "1.0")
+    await auditor.look()
+    assert await meter.client.hgetall(account) == true
+    assert true[b"unposted"] == str(call.charge_mc).encode()
+    await auditor.look()
+    assert auditor.found == []
 
 
 async def test_p8_one_meter_at_a_time_audits(meter: Bench, database: Database) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from shared import epochs, ids, redis_keys
 from tests.harness.chain import Chain
 from tests.harness.fake_upstream import Play
 from tests.harness.lag import caught_up
@@ -71,6 +72,17 @@ async def healed(chain: Chain, secret: str) -> None:
     await chain.until_status(secret, BODY, 200)
     await caught_up(chain, HEAL_S)
     await assert_truth(chain.stack.database_url, chain.upstream)
+
+
+async def told_anew(server: RedisProgram) -> None:
+    """Wait until the meter has looked at this run of the server: epochs come last."""
+
+    def looked() -> bool:
+        run_id = command(server, "INFO", "server")["run_id"]
+        told = [command(server, "GET", redis_keys.epoch(shard)) for shard in range(ids.SHARDS)]
+        return all(one is not None and epochs.run_id_of(one.decode()) == run_id for one in told)
+
+    await until(looked, HEAL_S)
 
 
 @pytest.mark.parametrize("loss", [flushed, emptied, put_back])
@@ -139,6 +151,34 @@ async def test_r7_a_lagging_replica_takes_over(
     finally:
         redis_chain.stack.meter.signal(signal.SIGCONT)
     await healed(redis_chain, secrets[0])
+
+
+async def test_r4_keys_plans_and_prices_that_redis_lost_are_told_again(
+    redis_chain: Chain, own_redis: RedisProgram, tmp_path: Path
+) -> None:
+    """Older data comes back: a key that was revoked since stays revoked, one that was made since works, the plan and
+    the price that were set since count, though nobody announces them any more."""
+    sundial, model = redis_chain.stack.sundial, str(BODY["model"])
+    ana = await redis_chain.personal("ana", credit="1000000")
+    await redis_chain.settled("ana")
+    shutil.copytree(own_redis.data, tmp_path / "copy")
+    await sundial("key", "revoke", ana[-4:])
+    eva = await redis_chain.personal("eva", credit="1000000")
+    await sundial("price", "set", model, "--input", "700", "--output", "900")
+    await sundial("plan", "set", "default", "--model", model)
+    denied = {**BODY, "model": "gpt-4o"}
+    await redis_chain.until_status(ana, BODY, 401)
+    await redis_chain.until_status(eva, denied, 403)
+    charge_mc = await redis_chain.cost_of(eva, BODY)
+    await redis_chain.settled("eva")
+
+    put_back(own_redis, tmp_path / "copy")
+    await told_anew(own_redis)
+    await redis_chain.until_status(ana, BODY, 401)
+    await healed(redis_chain, eva)
+    assert (await redis_chain.post(ana, BODY))[0] == 401
+    assert (await redis_chain.post(eva, denied))[0] == 403
+    assert await redis_chain.cost_of(eva, BODY) == charge_mc
 
 
 async def test_r2_restarted_and_killed_under_load(redis_chain: Chain, own_redis: RedisProgram) -> None:

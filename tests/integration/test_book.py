@@ -164,6 +164,16 @@ async def test_a_redis_that_forgot_is_noticed_and_loaded_again(server: RedisProg
         assert (found(book, "old"), found(book, "new")) == (None, numbered(2))
 
 
+async def test_what_was_told_before_the_first_change_is_loaded(server: RedisProgram, meter: Meter) -> None:
+    """Loaded while nothing had been announced: the first change may have others before it."""
+    meter.tell_catalog(CATALOG)
+    meter.client.delete(redis_keys.CHANGES)
+    async with following(server) as book:
+        meter.tell_key("unheard", numbered(1), change=False)
+        meter.tell_catalog(CATALOG)
+        await until(lambda: found(book, "unheard") == numbered(1))
+
+
 async def test_after_a_restart_of_redis_changes_arrive_again(tmp_path: Path) -> None:
     """Killed and started anew: the copy stays in use meanwhile."""
     with running(min(programs()), tmp_path, appendfsync="always") as own:
