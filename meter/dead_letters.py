@@ -17,7 +17,7 @@ import structlog
 from meter import metrics
 from meter.database import is_data_fault, transaction
 from meter.ledger import Ledger
-from meter.posting import DeadLetter
+from meter.posting import DeadLetter, shown
 from meter.projection import Projection
 from meter.queries import QUERIES
 from meter.stream import read
@@ -64,7 +64,7 @@ class DeadLetters:
         except Exception as error:
             if not is_data_fault(error):
                 raise
-            return await self._close(row, f"{type(error).__name__}: {error}")
+            return await self._close(row, shown(f"{type(error).__name__}: {error}"))
 
     async def _close(self, row: Any, fault: str = "") -> str:
         """One transaction; `fault` is why an earlier one was undone."""
