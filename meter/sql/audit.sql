@@ -108,7 +108,8 @@ SELECT format('order %s', o.order_id) AS subject,
        ELSE q.order_id IS NULL OR t.amount_mc IS NOT NULL END;
 
 -- name: dead_letter_orders --
--- I6: what people decided about dead letters is done, or waits to be; what was booked from a letter is in the books.
+-- I6: what people decided about dead letters is done, or waits to be; what was booked from a letter, or found to be
+-- booked when it was to be discarded, is in the books, and what was discarded is not.
 SELECT format('dead letter %s', o.letter_id) AS subject,
        format('order %s to %s it: outcome %s, queued: %s', o.order_id, o.action, c.outcome, q.order_id IS NOT NULL) AS detail
   FROM sundial.dead_letter_orders o
@@ -116,7 +117,7 @@ SELECT format('dead letter %s', o.letter_id) AS subject,
   LEFT JOIN sundial.dead_letter_queue q ON q.order_id = o.order_id
  WHERE CASE c.outcome
        WHEN 'discarded' THEN o.action <> 'discard'
-       WHEN 'booked' THEN o.action <> 'requeue'
+       WHEN 'booked' THEN false
        WHEN 'kept' THEN o.action <> 'requeue'
        WHEN 'refused' THEN false
        ELSE q.order_id IS NULL END
@@ -125,7 +126,14 @@ SELECT format('dead letter %s', d.letter_id), format('was booked, but event %s i
   FROM sundial.dead_letters d
   JOIN sundial.dead_letter_outcomes c ON c.letter_id = d.letter_id AND c.outcome = 'booked'
   LEFT JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.event_id
- WHERE d.event_id IS NOT NULL AND u.event_id IS NULL;
+ WHERE d.event_id IS NOT NULL AND u.event_id IS NULL
+UNION ALL
+SELECT format('dead letter %s', d.letter_id), format('was discarded, but event %s is booked', d.event_id)
+  FROM sundial.dead_letters d
+  JOIN sundial.dead_letter_outcomes c ON c.letter_id = d.letter_id AND c.outcome = 'discarded'
+  JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.event_id
+  LEFT JOIN sundial.event_corrections e ON e.account_id = d.account_id AND e.event_id = d.event_id
+ WHERE CASE WHEN d.lost THEN u.outcome = 'lost' ELSE u.outcome <> 'lost' OR e.event_id IS NOT NULL END;
 
 -- name: grant_cache --
 -- I12: what a grant has left is what it was less its draws, neither negative nor more than it was.
