@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shared.settings import CommandSettings
 
 BESIDE_THE_BOOKS = (
-    *("charges", "account_ids", "allowances", "digest"),
+    *("charges", "account_ids", "allowances", "digest", "checkpoint_chain"),
     *("epoch", "projection", "held", "unposted", "holds"),
 )
 """Rules that are more than one statement on the books: charges, ids and digests are computed again; Redis against
