@@ -13,6 +13,8 @@ import msgspec
 
 from meter import checkpoints
 from meter.audit_chain import audit_chains
+from meter.audit_checkpoints import audit_checkpoints
+from meter.audit_ids import audit_ids
 from meter.audit_prices import audit_prices
 from meter.audit_projection import audit_projection
 from meter.posting import FLAG_UNPRICED, Tariff, recompute
@@ -56,6 +58,8 @@ async def audit(
             found = [one for rule in RULES for one in await _check(connection, rule)]
             found.extend(await audit_prices(connection, found_max=VIOLATIONS_MAX))
             found.extend(await _check_charges(connection))
+            found.extend(await audit_ids(connection, found_max=VIOLATIONS_MAX))
+            found.extend(await audit_checkpoints(connection, found_max=VIOLATIONS_MAX))
             if checkpoint is not None:
                 found.extend(await checkpoints.wrong_prices(connection, checkpoint))
             heads = None if checkpoint is None else checkpoints.heads(checkpoint)

@@ -25,6 +25,7 @@ from meter.usage_rows import EVENT_CORRECTION_COLUMNS, USAGE_EVENT_COLUMNS
 from shared import ids, redis_keys
 
 _SEALED_COLUMNS: Final = (*TRANSFER_COLUMNS, "digest")
+_SHARE_OPENING: Final = QUERIES["share_opening"]
 _ENSURE_ACCOUNTS: Final = QUERIES["ensure_accounts"]
 _ENSURE_BALANCES: Final = QUERIES["ensure_balances"]
 _LOCK_BALANCES: Final = QUERIES["lock_balances"]
@@ -64,6 +65,7 @@ async def open_accounts(connection: Any, introductions: list[Introduction]) -> s
         )
         for one in introductions
     )
+    await connection.execute(_SHARE_OPENING)
     changed = await connection.fetch(_ENSURE_ACCOUNTS, *columns(rows))
     await connection.execute(_ENSURE_BALANCES, [one.account_id for one in introductions])
     return {row["account_id"] for row in changed if row["revision"] == 1}

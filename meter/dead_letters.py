@@ -4,6 +4,7 @@ An order is one of
   requeue, and the entry can be booked now, or is      → booked, in the transaction that says so
   requeue, and it cannot                               → kept, with the new reason
   discard                                              → its charge leaves unposted; a repeat is passed over
+  discard, of a call that has been booked meanwhile    → not let go, but booked: the charge stands, and it says so
   of a letter that is closed                           → refused
 
 An order leaves its queue when Redis has been told; until then the whole may be repeated, by this meter or another.
@@ -14,10 +15,10 @@ from typing import Any, Final
 
 import structlog
 
-from meter import metrics
+from meter import books, metrics
 from meter.database import is_data_fault, transaction
 from meter.ledger import Ledger
-from meter.posting import DeadLetter
+from meter.posting import DeadLetter, shown
 from meter.projection import Projection
 from meter.queries import QUERIES
 from meter.stream import read
@@ -25,6 +26,7 @@ from shared import redis_keys
 
 CHANNEL: Final = "sundial_dead_letters"
 """Notified by whoever queues an order about a dead letter."""
+ALREADY_BOOKED: Final = "its call has been booked meanwhile: the charge stands, and the letter is closed"
 LETTERS_MAX: Final = 100
 """Orders about dead letters in one round."""
 
@@ -33,6 +35,7 @@ _TAKE: Final = QUERIES["take_dead_letter_order"]
 _CLOSING: Final = QUERIES["closing_of_dead_letter"]
 _INSERT_OUTCOME: Final = QUERIES["insert_dead_letter_outcome"]
 _ANNOUNCE_ACCOUNTS: Final = QUERIES["announce_accounts"]
+_ALONE_WITH_UNKNOWN: Final = QUERIES["alone_with_unknown_accounts"]
 _DEQUEUE: Final = QUERIES["dequeue_dead_letter_order"]
 
 log = structlog.get_logger()
@@ -64,7 +67,7 @@ class DeadLetters:
         except Exception as error:
             if not is_data_fault(error):
                 raise
-            return await self._close(row, f"{type(error).__name__}: {error}")
+            return await self._close(row, shown(f"{type(error).__name__}: {error}"))
 
     async def _close(self, row: Any, fault: str = "") -> str:
         """One transaction; `fault` is why an earlier one was undone."""
@@ -78,7 +81,8 @@ class DeadLetters:
             if closed is not None:
                 outcome, detail = "refused", f"it is {closed} already"
             elif row["action"] == "discard":
-                outcome, detail = "discarded", ""
+                detail = ALREADY_BOOKED if await self._is_booked(connection, row) else ""
+                outcome = "booked" if detail else "discarded"
             else:
                 detail = fault or await self._book(connection, row)
                 outcome = "kept" if detail else "booked"
@@ -99,6 +103,22 @@ class DeadLetters:
         await connection.execute(_ANNOUNCE_ACCOUNTS, list(posting.accounts))
         metrics.count(posting)
         return ""
+
+    async def _is_booked(self, connection: Any, row: Any) -> bool:
+        """Whether the letter's record is booked, from a journal perhaps; until the transaction ends nobody books it.
+
+        Its account is locked; where there is none yet, so is the opening of accounts.
+        """
+        account_id, event_id = row["account_id"], row["event_id"]
+        if account_id is None or event_id is None:
+            return False
+        accounts, _ = await books.lock(connection, [account_id])
+        if not accounts:
+            await connection.execute(_ALONE_WITH_UNKNOWN)
+            await books.lock(connection, [account_id])
+        standing = (await books.known_events(connection, [(account_id, event_id)])).events.get(event_id)
+        # What is booked as lost is no truth: a true record is let go, and what was lost stands.
+        return standing is not None and (row["lost"] or not standing.lost)
 
     async def _tell(self, row: Any, outcome: str) -> None:
         account_id = row["account_id"]

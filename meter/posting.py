@@ -41,6 +41,9 @@ FLAG_OFF_TIME: Final = "off_time"
 LATE_MEMO: Final = "the call's own record came after all"
 ACCOUNT_UNKNOWN: Final = "account unknown: no such directory, or the message does not say whose account it is"
 
+REASON_LENGTH_MAX: Final = 500
+"""Characters of the reason of a dead letter; a longer one is cut."""
+
 OFF_TIME_MS_MAX: Final = 2 * 24 * 3600 * 1000
 """Distance in ms between an event's own time and its booking from which on it is flagged: two days, because a journal
 may bring an event a day late."""
@@ -192,10 +195,17 @@ def post(
 
 def dead_letter(entry: Entry, reason: str) -> DeadLetter:
     message = entry.message
+    reason = shown(reason)
     if isinstance(message, UsageEvent):
         ids_of_event = message.account_id, message.event_id, message.lost
         return DeadLetter(entry.entry_id, entry.payload, reason, *ids_of_event)
     return DeadLetter(entry.entry_id, entry.payload, reason, message.account_id)
+
+
+def shown(reason: str) -> str:
+    """A reason that a row and a terminal can hold: it may repeat what the entry says, U+0000 among it, which Postgres
+    takes in no text."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in reason[:REASON_LENGTH_MAX])
 
 
 def _book_allowance(posting: Posting, account: Account, seen: AccountSeen, now_us: int) -> None:

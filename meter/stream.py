@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
-from meter.posting import DeadLetter, Entry
+from meter.posting import DeadLetter, Entry, shown
 from shared import redis_keys
 from shared.events import StreamMessage, UnreadableEntryError, UsageEvent, decode, sketch
 
@@ -57,7 +57,7 @@ def read(entry_id: str, payload: bytes) -> Entry | DeadLetter:
         message = decode(payload)
     except UnreadableEntryError as reason:
         said = sketch(payload)
-        return DeadLetter(entry_id, payload, str(reason), said.account_id, said.event_id, said.lost)
+        return DeadLetter(entry_id, payload, shown(str(reason)), said.account_id, said.event_id, said.lost)
     if _NUL in payload:
         message = without_nul(message)
     return Entry(entry_id, payload, message)

@@ -36,16 +36,21 @@ SELECT format('account %s', account_id) AS subject,
  WHERE seq <> seq_before + 1 OR balance_after_mc <> balance_before_mc + amount_mc OR recorded_at < recorded_before;
 
 -- name: balance_cache --
--- I2: the running balance is that of the last transfer.
+-- I2: the running balance, and its time, are those of the last transfer; that time, which the next transfer's is never
+-- before, is not in the future by more than a clock may be wrong.
 SELECT format('account %s', coalesce(b.account_id, t.account_id)) AS subject,
-       format('balance %s mc at seq %s, but the last transfer says %s mc at seq %s', b.balance_mc, b.seq,
-              t.balance_after_mc, t.seq) AS detail
+       format('balance %s mc at seq %s of %s, but the last transfer says %s mc at seq %s of %s', b.balance_mc, b.seq,
+              b.recorded_at, t.balance_after_mc, t.seq, t.recorded_at) AS detail
   FROM sundial.balances b
-  FULL JOIN (SELECT DISTINCT ON (account_id) account_id, seq, balance_after_mc
+  FULL JOIN (SELECT DISTINCT ON (account_id) account_id, seq, balance_after_mc, recorded_at
                FROM sundial.transfers
               ORDER BY account_id, seq DESC) AS t ON t.account_id = b.account_id
  WHERE b.account_id IS NULL
-    OR b.seq <> coalesce(t.seq, 0) OR b.balance_mc <> coalesce(t.balance_after_mc, 0);
+    OR b.seq <> coalesce(t.seq, 0) OR b.balance_mc <> coalesce(t.balance_after_mc, 0) OR b.recorded_at <> t.recorded_at
+UNION ALL
+SELECT format('account %s', account_id), format('its last transfer was recorded in the future, at %s', recorded_at)
+  FROM sundial.balances
+ WHERE recorded_at > clock_timestamp() + interval '5 minutes';
 
 -- name: once --
 -- I3: an event is booked once, on one account.
@@ -107,8 +112,37 @@ SELECT format('order %s', o.order_id) AS subject,
        WHEN 'refused' THEN t.amount_mc IS NOT NULL
        ELSE q.order_id IS NULL OR t.amount_mc IS NOT NULL END;
 
+-- name: transfer_causes --
+-- I3: nothing moves of itself. A transfer is of usage or corrects it (see usage_transfers, corrections), is the allowance
+-- of a new account (see meter/audit_ids.py), takes back what an expired grant had left, or is what somebody ordered.
+SELECT format('transfer %s of account %s', t.transfer_id, t.account_id) AS subject,
+       format('%s of %s mc, seq %s: %s', t.kind, t.amount_mc, t.seq,
+              CASE WHEN o.order_id IS NULL THEN 'nobody ordered it'
+                   WHEN c.outcome IS DISTINCT FROM 'posted' THEN 'its order is not posted'
+                   ELSE 'it and its grant are not what was ordered' END) AS detail
+  FROM sundial.transfers t
+  LEFT JOIN sundial.orders o ON o.order_id = t.transfer_id AND o.account_id = t.account_id
+  LEFT JOIN sundial.order_outcomes c ON c.order_id = t.transfer_id
+  LEFT JOIN sundial.grants g ON g.account_id = t.account_id AND g.transfer_id = t.transfer_id
+ WHERE t.kind NOT IN ('usage', 'expiry') AND NOT (t.kind = 'adjustment' AND t.contra = 'usage')
+   AND NOT (t.kind = 'grant' AND t.contra = 'grant' AND g.kind IS NOT DISTINCT FROM 'allowance')
+   AND (c.outcome IS DISTINCT FROM 'posted' OR t.link_id IS NOT NULL
+        OR (t.kind, t.contra, t.amount_mc, t.memo, t.occurred_at)
+           IS DISTINCT FROM (o.kind, o.kind, o.amount_mc, o.memo, o.created_at)
+        OR t.amount_mc > 0
+       AND (g.grant_id, g.kind, g.priority, g.expires_at) IS DISTINCT FROM (o.order_id, o.kind, o.priority, o.expires_at))
+UNION ALL
+SELECT format('transfer %s of account %s', t.transfer_id, t.account_id),
+       format('expiry of %s mc, seq %s at %s: of a grant that expires at %s', t.amount_mc, t.seq, t.recorded_at,
+              g.expires_at)
+  FROM sundial.transfers t
+  LEFT JOIN sundial.grants g ON g.account_id = t.account_id AND g.grant_id = t.link_id
+ WHERE t.kind = 'expiry'
+   AND (t.contra <> 'expiry' OR t.amount_mc >= 0 OR g.expires_at IS NULL OR g.expires_at > t.recorded_at);
+
 -- name: dead_letter_orders --
--- I6: what people decided about dead letters is done, or waits to be; what was booked from a letter is in the books.
+-- I6: what people decided about dead letters is done, or waits to be; what was booked from a letter, or found to be
+-- booked when it was to be discarded, is in the books, and what was discarded is not.
 SELECT format('dead letter %s', o.letter_id) AS subject,
        format('order %s to %s it: outcome %s, queued: %s', o.order_id, o.action, c.outcome, q.order_id IS NOT NULL) AS detail
   FROM sundial.dead_letter_orders o
@@ -116,7 +150,7 @@ SELECT format('dead letter %s', o.letter_id) AS subject,
   LEFT JOIN sundial.dead_letter_queue q ON q.order_id = o.order_id
  WHERE CASE c.outcome
        WHEN 'discarded' THEN o.action <> 'discard'
-       WHEN 'booked' THEN o.action <> 'requeue'
+       WHEN 'booked' THEN false
        WHEN 'kept' THEN o.action <> 'requeue'
        WHEN 'refused' THEN false
        ELSE q.order_id IS NULL END
@@ -125,7 +159,30 @@ SELECT format('dead letter %s', d.letter_id), format('was booked, but event %s i
   FROM sundial.dead_letters d
   JOIN sundial.dead_letter_outcomes c ON c.letter_id = d.letter_id AND c.outcome = 'booked'
   LEFT JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.event_id
- WHERE d.event_id IS NOT NULL AND u.event_id IS NULL;
+ WHERE d.event_id IS NOT NULL AND u.event_id IS NULL
+UNION ALL
+SELECT format('dead letter %s', d.letter_id), format('was discarded, but event %s is booked', d.event_id)
+  FROM sundial.dead_letters d
+  JOIN sundial.dead_letter_outcomes c ON c.letter_id = d.letter_id AND c.outcome = 'discarded'
+  JOIN sundial.usage_events u ON u.account_id = d.account_id AND u.event_id = d.event_id
+  LEFT JOIN sundial.event_corrections e ON e.account_id = d.account_id AND e.event_id = d.event_id
+ WHERE CASE WHEN d.lost THEN u.outcome = 'lost' ELSE u.outcome <> 'lost' OR e.event_id IS NOT NULL END;
+
+-- name: digest_gaps --
+-- I15: what was recorded since there are digests has one; and there are none of long before, which would be so where
+-- somebody says that they began later than they did. An hour: Postgres's clock may have been set back at the time.
+SELECT format('account %s', account_id) AS subject,
+       format('%s transfers have no digest, the last of them seq %s: they had one', count(*), max(seq)) AS detail
+  FROM sundial.transfers
+ WHERE digest IS NULL
+   AND recorded_at > coalesce((SELECT applied_at FROM sundial.schema_migrations WHERE name = '0004_digest_chain.sql'),
+                              '-infinity')
+ GROUP BY account_id
+UNION ALL
+SELECT format('migration %s', name), format('ran at %s, but transfers of before have a digest', applied_at)
+  FROM sundial.schema_migrations
+ WHERE name = '0004_digest_chain.sql'
+   AND EXISTS (SELECT FROM sundial.transfers WHERE digest IS NOT NULL AND recorded_at < applied_at - interval '1 hour');
 
 -- name: grant_cache --
 -- I12: what a grant has left is what it was less its draws, neither negative nor more than it was.
@@ -198,19 +255,29 @@ SELECT format('%s', c.oid::regclass) AS subject,
         'checkpoints');
 
 -- name: append_only_triggers --
--- I15: every book and each of its partitions refuses changes of whoever it is.
-SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes is missing or off' AS detail
+-- I15: every book and each of its partitions refuses changes of whoever it is: each of its two triggers fires before any
+-- change, without condition (type 27: of a row, before UPDATE or DELETE; 34: before TRUNCATE), and runs what the
+-- migrations made.
+SELECT format('%s', c.oid::regclass) AS subject, 'a trigger that refuses changes is missing, off or another' AS detail
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'sundial'
   LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname IN ('keep', 'keep_all') AND t.tgenabled IN ('O', 'A')
-   AND t.tgfoid = 'sundial.refuse_change'::regproc
+   AND t.tgfoid = to_regprocedure('sundial.refuse_change()') AND t.tgqual IS NULL AND t.tgattr::text = ''
+   AND t.tgtype = CASE t.tgname WHEN 'keep' THEN 27 ELSE 34 END
  WHERE c.relkind IN ('r', 'p')
    AND regexp_replace(c.relname, '_(\d{4}_\d{2}|default)$', '') IN
        ('transfers', 'usage_events', 'draws', 'grants', 'orders', 'order_outcomes', 'prices', 'price_versions', 'price_corrections',
         'rate_cards', 'event_corrections', 'dead_letters', 'dead_letter_orders', 'dead_letter_outcomes',
         'checkpoints')
  GROUP BY c.oid
-HAVING count(t.oid) <> 2;
+HAVING count(t.oid) <> 2
+UNION ALL
+SELECT 'sundial.refuse_change()', 'is not the function that the migrations made: it may let changes pass'
+ WHERE NOT EXISTS (
+       SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'plpgsql'
+        WHERE p.oid = to_regprocedure('sundial.refuse_change()') AND p.proconfig IS NULL
+          AND encode(sha256(convert_to(p.prosrc, 'UTF8')), 'hex')
+              = 'bbe3f3a75fff7b777121a625df3a6b9679bd23e6f9a96ab1d952c5ddccccb665');
 
 -- name: default_partitions --
 -- A row outside of every month must be announced as such, by the flag off_time of its event: else a month is missing.

@@ -26,6 +26,10 @@ SELECT i.account_id, i.directory_id, i.external_id, coalesce(p.plan, 'default'),
  WHERE a.revision = 0 AND excluded.revision = 1
 RETURNING a.account_id, a.revision;
 
+-- name: share_opening --
+-- Whoever opens accounts, beside others that do. 0x53554E444F50: "SUNDOP".
+SELECT pg_advisory_xact_lock_shared(91625850425168);
+
 -- name: ensure_balances --
 INSERT INTO sundial.balances (account_id)
 SELECT a.account_id
@@ -215,6 +219,10 @@ SELECT q.order_id, (SELECT c.outcome FROM sundial.dead_letter_outcomes c WHERE c
 
 -- name: closing_of_dead_letter --
 SELECT outcome FROM sundial.dead_letter_outcomes WHERE letter_id = $1 AND outcome IN ('booked', 'discarded');
+
+-- name: alone_with_unknown_accounts --
+-- Until the transaction ends nobody opens an account: the other side of share_opening.
+SELECT pg_advisory_xact_lock(91625850425168);
 
 -- name: insert_dead_letter_outcome --
 INSERT INTO sundial.dead_letter_outcomes (order_id, letter_id, outcome, detail) VALUES ($1, $2, $3, $4);

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from shared.settings import CommandSettings
 
 BESIDE_THE_BOOKS = (
-    *("prices", "charges", "digest", "epoch", "projection", "keys", "catalog", "held", "unposted", "holds"),
+    *("prices", "charges", "account_ids", "allowances", "digest", "checkpoint_chain"),
+    *("epoch", "projection", "keys", "catalog", "held", "unposted", "holds"),
 )
-"""Rules that are more than one statement on the books: prices and charges recomputed; Redis against Postgres."""
+"""Rules that are more than one statement on the books: prices, charges, ids and digests are computed again; Redis
+against Postgres."""
 QUIET_RULES = ("stream",)
 CHECKPOINT_RULES = ("checkpoint",)
 JOURNAL_RULES = ("journal", "client_last", "bytes", "floor")
@@ -43,9 +45,9 @@ LABELS = {"answers": "answers that ended well"}
 def audit(quiet: bool, file: Path | None, home: Path | None, as_json: bool) -> None:
     """Prove the invariants of the books and of Redis.
 
-    Conservation, gapless histories, every event once and priced, grants and draws, append-only tables, prices as they
-    were written, and a projection that equals the ledger. It may run beside working programs. Exits with 1 where a rule
-    is broken.
+    Conservation, gapless histories, every event once and priced, every other transfer ordered, grants and draws, ids
+    that follow from names, append-only tables, prices as they were written, and a projection that equals the ledger. It
+    may run beside working programs. Exits with 1 where a rule is broken.
 
     With --checkpoint also: the signature is that of SUNDIAL_CHECKPOINT_PUBLIC_KEY (or of the key that signs, where that
     is set), each account still has the balance and the digest that it had then, and prices and rate cards are what they

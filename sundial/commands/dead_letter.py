@@ -115,6 +115,9 @@ def requeue(letter_ids: tuple[UUID, ...], wait: bool, as_json: bool) -> None:
 def discard(letter_id: UUID, memo: str, wait: bool, as_json: bool) -> None:
     """Let a dead letter go: it is never booked, and its charge stops counting as unposted. It cannot be undone.
 
+    Where its call has been booked meanwhile (a journal told it again) the charge stands: the letter is closed as
+    booked, and the exit code is 1.
+
     \b
     Examples:
       sundial dead-letter discard 5f0c2f6e-7c1b-8f55-9e0b-3f5a3c1d2e4f --memo "test of 3 November"
@@ -139,6 +142,8 @@ def _order(letter_ids: tuple[UUID, ...], action: str, memo: str, wait: bool, as_
     else:
         for one in answers:
             click.echo(f"{one['outcome']}: {one['letter_id']}" + (f", {one['detail']}" if one["detail"] else ""))
+    if action == "discard" and (booked := [one for one in answers if one["outcome"] == "booked"]):
+        raise NegativeError(f"Not discarded: {booked[0]['detail']}.")
     undone = [one for one in answers if one["outcome"] in ("kept", "refused")]
     if undone:
         raise NegativeError(f"{len(undone)} of {len(answers)} dead letters stay as they are: {undone[0]['detail']}")

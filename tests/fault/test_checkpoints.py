@@ -97,7 +97,8 @@ async def test_p8_a_tail_that_was_cut_off(busy: Office, tmp_path: Path, redis_ur
         f"DELETE FROM sundial.draws WHERE transfer_id = {tail}",
         f"DELETE FROM sundial.transfers WHERE {of_tail} seq = 4",
         f"UPDATE sundial.grant_balances SET remaining_mc = 6000 WHERE {of_tail} true",
-        "UPDATE sundial.balances b SET seq = t.seq, balance_mc = t.balance_after_mc, digest = t.digest"
+        "UPDATE sundial.balances b SET seq = t.seq, balance_mc = t.balance_after_mc, digest = t.digest,"
+        " recorded_at = t.recorded_at"
         f" FROM sundial.transfers t WHERE t.account_id = b.account_id AND t.{of_tail} t.seq = 3",
     )
     await busy.bench.client.flushdb()
@@ -205,3 +206,31 @@ async def test_p8_a_checkpoint_that_was_forged(busy: Office, tmp_path: Path) -> 
     ran = await busy.run("audit", "--checkpoint", str(file), SUNDIAL_CHECKPOINT_KEY=OTHER_KEY)
     assert (ran.code, ran.out) == (1, "")
     assert "another key" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("DELETE FROM sundial.checkpoints WHERE checkpoint_id = '{0}'", "the one before it is gone"),
+        ("DELETE FROM sundial.checkpoints WHERE checkpoint_id = '{1}'", "the one before it is gone"),
+        ("UPDATE sundial.checkpoints SET statement = '{{}}' WHERE checkpoint_id = '{1}'", "cannot be read"),
+        (
+            "UPDATE sundial.checkpoints SET statement = statement || ' ' WHERE checkpoint_id = '{1}'",
+            "the one before it is gone, or not what it was",
+        ),
+        ("UPDATE sundial.stream_positions SET entry_id = '0-0'", "is booked to entry 0-0; the newest checkpoint says"),
+        ("UPDATE sundial.stream_positions SET entry_id = '0'", "is booked to entry 0; the newest checkpoint says"),
+        ("DELETE FROM sundial.stream_positions", "is booked to entry 0-0; the newest checkpoint says"),
+    ],
+)
+async def test_p8_checkpoints_that_were_removed(busy: Office, redis_url: str, damage: str, told: str) -> None:
+    """Each checkpoint in the database names the one before it, whoever made them at the same moment: one that is
+    missing, or another than it was, is told by its successor, and a stream that was set back by the newest."""
+    key = checkpoints.private_key(KEY)
+    async with busy.bench.pool.acquire() as connection:
+        made = [checkpoints.read(await checkpoints.create(connection, key)) for _ in range(3)]
+    assert made[1].before
+    assert await audit(busy.database.url, redis_url) == []
+    await tamper(busy.database, damage.format(*(one.checkpoint_id for one in made)))
+    found = [one for one in await audit(busy.database.url, redis_url) if one.rule == "checkpoint_chain"]
+    assert told in " ".join(one.detail for one in found), found

@@ -8,11 +8,12 @@ import pytest
 
 from meter.audit import audit
 from meter.audit_prices import audit_prices
+from shared import ids, redis_keys
 from shared.events import StreamMessage
-from tests.harness.messages import account_of, seen, used
+from tests.harness.messages import account_of, fresh_event_id, seen, used
 from tests.harness.metering import Bench, bench, entries
 from tests.harness.servers import Database
-from tests.harness.tampering import tamper
+from tests.harness.tampering import tamper, write_anew
 
 pytestmark = pytest.mark.integration
 
@@ -127,3 +128,187 @@ async def test_p8_a_price_that_cannot_be_read_is_told(database: Database) -> Non
     [broken] = await audit_prices(owner, found_max=10)
     await owner.close()
     assert "the price of gpt-4o cannot be read" in broken.detail
+
+
+OF_ANA = f"account_id = '{account_of('ana')}'"
+AGAIN = "DROP TRIGGER keep ON sundial.transfers; CREATE TRIGGER keep"
+FORGED_ID = fresh_event_id()
+ORDER_ID = fresh_event_id()
+"""Of what eva was granted."""
+
+
+def forged(kind: str, grant_kind: str, *, contra: str = "", grant_id: object = FORGED_ID, memo: str = "") -> str:
+    """A credit of 10^15 mc at the end of ana's history, with all that belongs to it."""
+    return f"""
+        INSERT INTO sundial.transfers (account_id, transfer_id, seq, kind, contra, amount_mc, balance_after_mc, memo,
+                                       link_id, occurred_at, recorded_at)
+        SELECT account_id, '{FORGED_ID}', seq + 1, '{kind}', '{contra or kind}', 10^15::bigint,
+               balance_mc + 10^15::bigint, '{memo}', nullif('{grant_id}', '{FORGED_ID}')::uuid, now(), now()
+          FROM sundial.balances WHERE {OF_ANA};
+        INSERT INTO sundial.grants (account_id, grant_id, transfer_id, kind, amount_mc, seq, recorded_at)
+        SELECT account_id, '{grant_id}', '{FORGED_ID}', '{grant_kind}', 10^15::bigint, seq + 1, now()
+          FROM sundial.balances WHERE {OF_ANA};
+        INSERT INTO sundial.grant_balances (account_id, grant_id, remaining_mc, priority, seq)
+        SELECT account_id, '{grant_id}', 10^15::bigint, 100, seq + 1 FROM sundial.balances WHERE {OF_ANA};
+        UPDATE sundial.balances SET seq = seq + 1, balance_mc = balance_mc + 10^15::bigint,
+               recorded_at = (SELECT recorded_at FROM sundial.transfers WHERE transfer_id = '{FORGED_ID}')
+         WHERE {OF_ANA}"""
+
+
+@pytest.fixture
+async def ordered(meter: Bench, database: Database) -> Bench:
+    """Eva was granted 5000 mc, and 10 mc were taken from her."""
+    await meter.ledger.post(1, entries([seen("eva", 1_000)]))
+    owner: Any = await asyncpg.connect(database.url)
+    eva = account_of("eva")
+    for order_id, kind, amount_mc in ((ORDER_ID, "grant", 5_000), (fresh_event_id(), "adjustment", -10)):
+        await owner.execute(
+            "INSERT INTO sundial.orders (order_id, account_id, kind, amount_mc, memo, created_by, expires_at)"
+            " VALUES ($1, $2, $3, $4, 'welcome', 'cli:root', now() + interval '1 hour')",
+            *(order_id, eva, kind, amount_mc),
+        )
+        await owner.execute("INSERT INTO sundial.order_queue VALUES ($1, $2, $3)", order_id, eva, ids.shard_of(eva))
+    await owner.close()
+    await meter.settle_orders()
+    return meter
+
+
+async def found_after(meter: Bench, database: Database, redis_url: str, *damage: str) -> dict[str, str]:
+    """What the audit finds, rule and details, after so careful a forger: chains hold, Redis was told."""
+    assert await audit(database.url, redis_url) == []
+    await tamper(database, *damage)
+    await write_anew(database, "ana")
+    await write_anew(database, "eva")
+    await meter.projection.apply_by_id([account_of("ana"), account_of("eva")])
+    found: dict[str, str] = {}
+    for one in await audit(database.url, redis_url):
+        found[one.rule] = f"{found.get(one.rule, '')}{one.detail}; "
+    return found
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule", "told"),
+    [
+        (forged("purchase", "purchase"), "transfer_causes", "nobody ordered it"),
+        (forged("grant", "grant"), "transfer_causes", "nobody ordered it"),
+        (forged("adjustment", "adjustment"), "transfer_causes", "nobody ordered it"),
+        (forged("refund", "refund", contra="lost"), "transfer_causes", "nobody ordered it"),
+        (forged("expiry", "grant"), "transfer_causes", "of a grant that expires at"),
+        (forged("grant", "allowance"), "allowances", "is no plan's allowance"),
+        (
+            forged(
+                "grant",
+                "allowance",
+                grant_id=ids.allowance_id(account_of("ana"), "gold", "first"),
+                memo="allowance of plan gold",
+            ),
+            "allowances",
+            "is one of 2 allowances",
+        ),
+        (
+            (
+                f"DELETE FROM sundial.order_outcomes WHERE order_id = '{ORDER_ID}';"
+                f" DELETE FROM sundial.orders WHERE order_id = '{ORDER_ID}'"
+            ),
+            "transfer_causes",
+            "nobody ordered it",
+        ),
+        ("UPDATE sundial.orders SET memo = 'x'", "transfer_causes", "not what was ordered"),
+        ("UPDATE sundial.orders SET expires_at = NULL", "transfer_causes", "not what was ordered"),
+        ("UPDATE sundial.orders SET priority = 1", "transfer_causes", "not what was ordered"),
+        ("UPDATE sundial.orders SET created_at = now()", "transfer_causes", "not what was ordered"),
+        ("UPDATE sundial.balances SET recorded_at = recorded_at + interval '1 second'", "balance_cache", "of 20"),
+        (
+            (
+                f"UPDATE sundial.transfers SET recorded_at = '2090-01-01' WHERE {OF_ANA} AND seq = 4;"
+                f" UPDATE sundial.balances SET recorded_at = '2090-01-01' WHERE {OF_ANA}"
+            ),
+            "balance_cache",
+            "recorded in the future",
+        ),
+        (
+            (
+                "UPDATE sundial.accounts SET external_id = CASE external_id WHEN 'ana' THEN 'eva' ELSE 'ana' END"
+                " WHERE external_id IN ('ana', 'eva')"
+            ),
+            "account_ids",
+            "its id is not that of",
+        ),
+        ("UPDATE sundial.accounts SET shard = (shard + 1) % 16", "account_ids", "its shard is not"),
+        ("UPDATE sundial.directories SET name = 'another'", "account_ids", "its id is not that of 'another'"),
+    ],
+)
+async def test_p8_what_a_chain_that_holds_cannot_hide(
+    ordered: Bench, database: Database, redis_url: str, damage: str, rule: str, told: str
+) -> None:
+    """A credit that nobody ordered, an order that says otherwise, a time that was moved, names that were exchanged:
+    with every chain written anew each is found by the books alone."""
+    found = await found_after(ordered, database, redis_url, damage)
+    assert told in found[rule], found
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at rest", "booked on"])
+async def test_p8_digests_that_were_taken_away(ordered: Bench, database: Database, redis_url: str, later: bool) -> None:
+    """An account without any digest, whose rows may then say anything, is told, also where the chain goes on; and so is
+    who moves the time since when there are digests."""
+    await tamper(
+        database,
+        f"UPDATE sundial.transfers SET digest = NULL, memo = 'x' WHERE {OF_ANA}",
+        f"UPDATE sundial.balances SET digest = NULL WHERE {OF_ANA}",
+    )
+    if later:
+        await ordered.ledger.post(0, entries([used("ana", 1)]))
+        await ordered.projection.apply_by_id([account_of("ana")])
+    [told] = [one for one in await audit(database.url, redis_url) if one.rule == "digest_gaps"]
+    assert (told.subject, "4 transfers have no digest" in told.detail) == (f"account {account_of('ana')}", True)
+    await tamper(database, "UPDATE sundial.schema_migrations SET applied_at = now() + interval '2 hours'")
+    [told] = [one for one in await audit(database.url, redis_url) if one.rule == "digest_gaps"]
+    assert told.subject == "migration 0004_digest_chain.sql"
+
+
+@pytest.mark.parametrize(
+    ("damage", "subject"),
+    [
+        (
+            (
+                "CREATE OR REPLACE FUNCTION sundial.refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$BEGIN RETURN NEW; END$$"
+            ),
+            "sundial.refuse_change()",
+        ),
+        ("ALTER FUNCTION sundial.refuse_change() SET search_path = x", "sundial.refuse_change()"),
+        *(
+            (
+                f"{AGAIN} {when} EXECUTE FUNCTION sundial.refuse_change()",
+                "transfers",
+            )
+            for when in (
+                "BEFORE UPDATE OR DELETE ON sundial.transfers FOR EACH ROW WHEN (false)",
+                "BEFORE UPDATE OF memo OR DELETE ON sundial.transfers FOR EACH ROW",
+                "BEFORE DELETE ON sundial.transfers FOR EACH ROW",
+                "BEFORE UPDATE OR DELETE ON sundial.transfers FOR EACH STATEMENT",
+            )
+        ),
+    ],
+)
+async def test_p8_triggers_that_refuse_nothing(
+    meter: Bench, database: Database, redis_url: str, damage: str, subject: str
+) -> None:
+    """A function that lets changes pass, and a trigger that does not always fire, are told apart from those that the
+    migrations make; the partitions' are clones of their table's."""
+    assert await audit(database.url, redis_url) == []
+    await tamper(database, damage)
+    assert subject in {
+        one.subject for one in await audit(database.url, redis_url) if one.rule == "append_only_triggers"
+    }
+
+
+async def test_p8_an_account_that_only_redis_remembers(meter: Bench, database: Database, redis_url: str) -> None:
+    """Who is taken out of every table is told also while calls are under way; a user who was just announced is not."""
+    fresh = account_of("fresh")
+    await meter.client.hset(redis_keys.account(ids.shard_of(fresh), fresh), "announced", "1")
+    assert await audit(database.url, redis_url) == []
+    tables = ("transfers", "usage_events", "draws", "grants", "grant_balances", "balances", "accounts")
+    await tamper(database, *(f"DELETE FROM sundial.{table} WHERE {OF_ANA}" for table in tables))
+    told = [(one.subject, one.detail) for one in await audit(database.url, redis_url)]
+    assert told == [(f"account {account_of('ana')}", "is in Redis and not in Postgres")]

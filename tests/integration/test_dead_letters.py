@@ -1,5 +1,6 @@
 """Dead letters, on real servers and through the command: tried again or let go, by order, once, and for ever listed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,12 +8,16 @@ import asyncpg
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from meter.audit import audit
+from meter.posting import DeadLetter
 from shared import ids, redis_keys
 from shared.events import encode
 from tests.harness.books import assert_books, until, until_quiet
 from tests.harness.command import Office, office
-from tests.harness.messages import account_of, seen, used
+from tests.harness.messages import account_of, fresh_event_id, seen, used
+from tests.harness.metering import entries
 from tests.harness.servers import Database
+from tests.harness.tampering import tamper
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +114,64 @@ async def test_a_discarded_letter_counts_no_more_and_never_comes_back(desk: Offi
         [order] = (await desk.ask("dead-letter", "show", letter["letter_id"]))["orders"]
         assert (order["action"], order["memo"], order["outcome"]) == ("discard", "a test", "discarded")
         assert order["created_by"].startswith("cli:")
+
+
+async def test_a_letter_whose_call_is_booked_meanwhile_is_not_let_go(desk: Office, database: Database) -> None:
+    """The directory comes, a journal tells the call again, and it is booked: who then discards the letter is told that
+    the charge stands, and the letter is closed. With the letter discarded all the same, the audit says so."""
+    stranger = ids.account_id(ELSEWHERE, "zoe")
+    event = used("zoe", 5, account_id=stranger, directory_id=ELSEWHERE)
+    async with desk.metering():
+        await desk.bench.say(event)
+        await until_quiet(desk.redis_url)
+        [letter] = await letters(desk)
+        owner: Any = await asyncpg.connect(database.url)
+        await owner.execute("INSERT INTO sundial.directories VALUES ($1, 'elsewhere')", ELSEWHERE)
+        await owner.close()
+        await desk.bench.say(event)
+        await until_quiet(desk.redis_url)
+        answer = await desk.run("dead-letter", "discard", letter["letter_id"], "--memo", "a test")
+        assert (answer.code, "booked: " in answer.out, "the charge stands" in answer.err) == (1, True, True)
+        assert (await desk.ask("account", "show", str(stranger)))["balance"] == -10_000
+        [closed] = await letters(desk, "--all")
+        assert closed["state"] == "booked"
+    assert await audit(database.url, desk.redis_url) == []
+    await tamper(database, "UPDATE sundial.dead_letter_outcomes SET outcome = 'discarded'")
+    told = [one.detail for one in await audit(database.url, desk.redis_url) if one.rule == "dead_letter_orders"]
+    assert told == [f"was discarded, but event {event.event_id} is booked"]
+    await tamper(database, "UPDATE sundial.dead_letter_outcomes SET outcome = 'booked'")
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["no account", "account"])
+async def test_whoever_comes_first_decides(desk: Office, database: Database, opened: bool) -> None:
+    """Letter discarded and call booked at once, whether or not the account is there: one of the two, never both."""
+    for turn in range(8):
+        name = "maria" if opened else f"zoe {turn}"
+        event = used(name, 5)
+        if opened:
+            await desk.bench.ledger.post(0, entries([seen(name, 100_000)]))
+        letter = DeadLetter(f"1-{turn}", encode(event) + b" ", "set aside by hand", event.account_id, event.event_id)
+        await desk.bench.ledger.post(SHARD, [], [letter], dead_max=1)
+        letter_id = await desk.bench.pool.fetchval(
+            "SELECT letter_id FROM sundial.dead_letters WHERE event_id = $1", event.event_id
+        )
+        order_id = fresh_event_id()
+        await tamper(
+            database,
+            "INSERT INTO sundial.dead_letter_orders (order_id, letter_id, action, memo, created_by)"
+            f" VALUES ('{order_id}', '{letter_id}', 'discard', 'x', 'x')",
+            f"INSERT INTO sundial.dead_letter_queue VALUES ('{order_id}', '{letter_id}', {SHARD})",
+        )
+        await asyncio.gather(desk.bench.dead_letters.answer(), desk.bench.ledger.post(0, entries([event])))
+        booked, outcome = await desk.bench.pool.fetchrow(
+            "SELECT EXISTS (SELECT FROM sundial.usage_events WHERE event_id = $1),"
+            " (SELECT outcome FROM sundial.dead_letter_outcomes WHERE letter_id = $2)",
+            event.event_id,
+            letter_id,
+        )
+        assert outcome == ("booked" if booked else "discarded")
+    accounts = [row["account_id"] for row in await desk.bench.pool.fetch("SELECT account_id FROM sundial.accounts")]
+    await desk.bench.projection.apply_by_id(accounts)
 
 
 async def test_without_a_meter_the_order_waits(desk: Office) -> None:

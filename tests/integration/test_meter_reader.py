@@ -61,7 +61,8 @@ async def test_dead_letters_do_not_stop_their_neighbours(meter: Bench, database:
             account_id=ids.account_id(ids.directory_id("elsewhere"), "ana"),
         )
     )
-    bad = [b"", b"\xff", b'{"kind":"usage"}', b"x" * (ENTRY_BYTES_MAX + 1), b"x" * 2**20, future, poison, stranger]
+    nul = b'{"kind":"a\\u0000b"}'
+    bad = [nul, b"", b"\xff", b'{"kind":"usage"}', b"x" * (ENTRY_BYTES_MAX + 1), b"x" * 2**20, future, poison, stranger]
     for payload in bad:
         await meter.say(used("ana", 1))
         await meter.client.xadd(STREAM, {"d": payload})
@@ -69,11 +70,20 @@ async def test_dead_letters_do_not_stop_their_neighbours(meter: Bench, database:
     await meter.say(used("ana", 1))
     async with meter.reading():
         await assert_books(database.url, redis_url)
-    assert await balance(meter) == 10**9 - 9 * 2_000
+    assert await balance(meter) == 10**9 - (len(bad) + 1) * 2_000
     letters = await meter.pool.fetch("SELECT payload, reason FROM sundial.dead_letters ORDER BY entry_id")
     assert {row["payload"] for row in letters} >= set(bad)
     assert len(letters) == len(bad) + 1
     assert all(row["reason"] for row in letters)
+
+
+async def test_an_entry_whose_reason_postgres_would_refuse(meter: Bench, database: Database, redis_url: str) -> None:
+    """Alone on its stream, an entry whose kind bears U+0000 is put away: no reader dies of what the decoder says."""
+    await meter.client.xadd(STREAM, {"d": b'{"kind":"a\\u0000b"}'})
+    async with meter.reading():
+        await assert_books(database.url, redis_url)
+    [reason] = [row["reason"] for row in await meter.pool.fetch("SELECT reason FROM sundial.dead_letters")]
+    assert "cannot be decoded" in reason
 
 
 async def test_stops_if_everything_looks_like_poison(meter: Bench) -> None:

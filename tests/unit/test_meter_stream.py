@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from meter.database import is_data_fault
 from meter.ledger import stream_order
+from meter.posting import REASON_LENGTH_MAX
 from meter.queries import QUERIES
 from meter.rounds import DELAY_FIRST_S, DELAY_MAX_S, delay_s, passing
 from meter.stream import unpack
@@ -45,6 +46,16 @@ def test_cuts_out_the_character_that_postgres_refuses() -> None:
     message = batch.entries[0].message
     assert isinstance(message, UsageEvent)
     assert (message.conversation, message.message) == ("ab", "ok")
+
+
+def test_a_reason_holds_what_a_row_can() -> None:
+    """What an entry says of its kind comes back in the decoder's words: without U+0000 and the like, and not whole."""
+    long = b'{"kind":"%s"}' % (b"x" * 10_000)
+    batch = unpack([(b"1-0", {b"d": b'{"kind":"a\\u0000b\\u001b[2J"}'}), (b"2-0", {b"d": long})])
+    odd, cut = (one.reason for one in batch.unreadable)
+    assert "a\N{REPLACEMENT CHARACTER}b" in odd
+    assert odd.isprintable()
+    assert len(cut) == REASON_LENGTH_MAX
 
 
 def test_entry_ids_are_ordered_as_numbers() -> None:
