@@ -7,10 +7,10 @@ from uuid import UUID
 import msgspec
 
 from sundial import accounts, orders
-from sundial.database import statements
+from sundial.database import confirmed, statements
 from sundial.key_secret import RANDOM_BYTES, digest, hint, secret_of
 from sundial.opening import Opened, open_account
-from sundial.problems import NegativeError, WrongUsageError
+from sundial.problems import InterruptedCommandError, NegativeError, WrongUsageError
 
 __all__ = ["RANDOM_BYTES", "Made", "create_personal", "create_service", "revoke"]
 
@@ -30,7 +30,17 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     opened: Opened | None = None
 
-    async def answer(self, db: Any, wait_s: float) -> dict[str, Any]:
+    async def answer(self, db: Any, wait_s: float) -> tuple[dict[str, Any], InterruptedCommandError | None]:
+        """What was made, and what became of the allowance. Ctrl-C ends the wait only: the secret is still to be shown,
+        and the allowance is queued."""
+        if self.opened is None:
+            return self._page(None), None
+        try:
+            return self._page(await self.opened.answer(db, wait_s)), None
+        except InterruptedCommandError as interrupted:
+            return self._page(self.opened.page(orders.Answer(outcome="queued", detail="interrupted"))), interrupted
+
+    def _page(self, opened: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "key_id": self.key_id,
             "secret": self.secret,
@@ -41,7 +51,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
             "directory": self.directory,
             "plan": self.plan,
             "expires_at": self.expires_at,
-            "opened": await self.opened.answer(db, wait_s) if self.opened else None,
+            "opened": opened,
         }
 
 
@@ -59,7 +69,8 @@ async def create_personal(
 
     Raises WrongUsageError where `plan` differs from the plan of an account that exists, else as `open_account` does.
     """
-    async with db.transaction():
+    secret = secret_of(random)
+    async with confirmed(db, _doubt(secret)):
         opened = None
         found = await db.fetch(statements()["find_accounts"], accounts.as_uuid(account), account, directory)
         if not found:
@@ -75,7 +86,7 @@ async def create_personal(
             )
         made = Made(
             key_id=orders.fresh_id(),
-            secret=secret_of(random),
+            secret=secret,
             kind="personal",
             name=name,
             account_id=owner["account_id"],
@@ -100,12 +111,13 @@ async def create_service(
 ) -> Made:
     """A key that may name the users of `directory`. Raises NegativeError for an account or plan that does not exist."""
     where = directory or accounts.DIRECTORY_DEFAULT
-    async with db.transaction():
+    secret = secret_of(random)
+    async with confirmed(db, _doubt(secret)):
         chosen = await accounts.find_plan(db, plan or PLAN_DEFAULT)
         owner = await accounts.find(db, account, directory) if account else None
         made = Made(
             key_id=orders.fresh_id(),
-            secret=secret_of(random),
+            secret=secret,
             kind="service",
             name=name,
             account_id=owner["account_id"] if owner else None,
@@ -115,6 +127,13 @@ async def create_service(
         )
         await _insert(db, made)
     return made
+
+
+def _doubt(secret: str) -> str:
+    return (
+        f"whether the key …{hint(secret)} exists is not known, and nobody has its secret; where `sundial key list` "
+        f"shows it: sundial key revoke {hint(secret)}"
+    )
 
 
 async def _insert(db: Any, made: Made) -> None:

@@ -25,10 +25,13 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     order_id: UUID | None
 
     async def answer(self, db: Any, wait_s: float) -> dict[str, Any]:
-        """What was done, with the outcome of the allowance: posted, refused, queued, or `none` without one."""
-        told = orders.Answer(outcome="none")
-        if self.order_id is not None:
-            told = await orders.answer(db, self.order_id, wait_s)
+        """What was done, with the outcome of the allowance: posted, refused, queued, or `none` without one. Raises
+        InterruptedCommandError after Ctrl-C."""
+        if self.order_id is None:
+            return self.page(orders.Answer(outcome="none"))
+        return self.page(await orders.answer(db, self.order_id, wait_s))
+
+    def page(self, told: orders.Answer) -> dict[str, Any]:
         return {
             "account_id": self.account_id,
             "external_id": self.external_id,

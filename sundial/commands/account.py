@@ -175,7 +175,10 @@ def _allowance_line(made: dict[str, Any]) -> str:
         case "posted":
             return f"Its allowance of {amount} credits is posted."
         case "queued":
-            return f"Its allowance of {amount} credits is queued: {made['detail']}."
+            return (
+                f"Its allowance of {amount} credits is queued, order {made['order_id']}: {made['detail']}. "
+                "Do not order it again."
+            )
         case outcome:
             return f"Its allowance of {amount} credits was {outcome}: {made['detail']}"
 

@@ -138,7 +138,8 @@ def _order(letter_ids: tuple[UUID, ...], action: str, memo: str, wait: bool, as_
         output.print_json({"letters": answers})
     else:
         for one in answers:
-            click.echo(f"{one['outcome']}: {one['letter_id']}" + (f", {one['detail']}" if one["detail"] else ""))
+            order = [f"order {one['order_id']}"] if one["outcome"] == "queued" else []
+            click.echo(f"{one['outcome']}: " + ", ".join(filter(None, (str(one["letter_id"]), *order, one["detail"]))))
     undone = [one for one in answers if one["outcome"] in ("kept", "refused")]
     if undone:
         raise NegativeError(f"{len(undone)} of {len(answers)} dead letters stay as they are: {undone[0]['detail']}")

@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 import click
 
 from sundial.accounts import DIRECTORY_DEFAULT
+from sundial.key_secret import hint
 from sundial.options import database_settings, directory_option, output_options, run
+from sundial.problems import CommandError, NegativeError
 
 
 @click.group()
@@ -67,7 +69,7 @@ def create(
     settings = database_settings()
     until = end_of_day(expires, ZoneInfo(settings.timezone)) if expires else None
 
-    async def work() -> dict[str, Any]:
+    async def work() -> tuple[dict[str, Any], CommandError | None]:
         async with connect(settings.database_url) as db:
             random = os.urandom(keys.RANDOM_BYTES)
             if personal is not None:
@@ -78,17 +80,33 @@ def create(
                 made = await keys.create_service(
                     db, service or "", directory=directory, account=account, plan=plan, expires_at=until, random=random
                 )
+            if not as_json:  # whatever becomes of the wait, the secret is seen
+                said = f"Created {made.kind} key {made.key_id}. Its secret, shown only now:"
+                _show_secret(made.secret, f"{said}\n\n{made.secret}")
             return await made.answer(db, WAIT_S if wait else 0)
 
-    done = run(work())
+    done, interrupted = run(work())
+    opened = done["opened"]
     if as_json:
-        output.print_json(done)
-        return
-    if done["opened"] is not None:
-        opened = done["opened"]
-        click.echo(f"Created account {opened['external_id']} ({opened['account_id']}), allowance: {opened['outcome']}.")
-    click.echo(f"Created {done['kind']} key {done['key_id']}. Its secret, shown only now:\n")
-    click.echo(done["secret"])
+        _show_secret(done["secret"], output.json_text(done, indent=2))
+    elif opened is not None and interrupted is None:
+        click.echo(
+            f"\nCreated account {opened['external_id']} ({opened['account_id']}), allowance: {opened['outcome']}."
+        )
+    if interrupted is not None:
+        raise interrupted
+
+
+def _show_secret(secret: str, text: str) -> None:
+    """Raises NegativeError where the output takes nothing: nobody will ever know the secret."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        last = hint(secret)
+        raise NegativeError(
+            f"the secret of the key …{last} could not be shown ({error.strerror}), and nobody has it. Revoke it: "
+            f"sundial key revoke {last}"
+        ) from error
 
 
 @key.command("list")

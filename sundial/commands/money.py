@@ -25,14 +25,15 @@ def _memo(_context: click.Context, parameter: click.Parameter, value: str) -> st
 
 def _order(account: str, directory: str | None, as_json: bool, wait: bool, **asked: Any) -> None:
     from sundial import accounts, orders, output
-    from sundial.database import connect
+    from sundial.database import confirmed, connect
     from sundial.problems import NegativeError
 
     async def work() -> tuple[dict[str, Any], orders.Answer]:
         async with connect(database_settings().database_url) as db:
             row = await accounts.find(db, account, directory)
             order = orders.Order(order_id=orders.fresh_id(), account_id=row["account_id"], shard=row["shard"], **asked)
-            async with db.transaction():
+            doubt = f"whether order {order.order_id} is queued is not known; see `sundial account show` before another"
+            async with confirmed(db, doubt):
                 await orders.place(db, order)
             answer = await orders.answer(db, order.order_id, orders.WAIT_S if wait else 0)
             return {
