@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.ids import SHARDS
+from shared.units import parse_credits
 
 KEY_BYTES: Final = 32
 """Length of an Ed25519 key, private or public."""
@@ -211,6 +212,13 @@ class MeterSettings(_Settings):
     """Ed25519 private key that signs checkpoints: 32 random bytes in base64."""
     checkpoint_dir: Path | None = None
     """Where a checkpoint is written each day; best on a disk that the database's administrators cannot write to."""
+
+    @field_validator("default_allowance")
+    @classmethod
+    def _an_amount(cls, value: str) -> str:
+        if parse_credits(value) < 0:
+            raise ValueError("an allowance is not negative")
+        return value
 
     @field_validator("checkpoint_dir")
     @classmethod
