@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sundial.database import statements
+from sundial.database import confirmed, statements
 from sundial.orders import fresh_id, lost, orderer, outcome, waiting
 from sundial.problems import NegativeError
 
@@ -42,7 +42,8 @@ async def order(db: Any, letter_ids: Sequence[UUID], action: str, memo: str, wai
     letters = [await find(db, letter_id) for letter_id in dict.fromkeys(letter_ids)]
     asked = {fresh_id(): letter for letter in letters}
     sql = statements()
-    async with db.transaction():
+    which = ", ".join(map(str, asked))
+    async with confirmed(db, f"whether order {which} is queued is not known; see `sundial dead-letter show`"):
         for order_id, letter in asked.items():
             who = letter["letter_id"]
             await db.execute(sql["insert_dead_letter_order"], order_id, who, action, memo, orderer())
@@ -57,7 +58,7 @@ async def _answer(db: Any, order_id: UUID, letter: dict[str, Any], deadline: flo
     answer = {"order_id": order_id, "letter_id": letter["letter_id"], "event_id": letter["event_id"]}
     while True:
         try:
-            row = await outcome(db, "dead_letter_outcome", order_id, deadline)
+            row = await outcome(db, statements()["dead_letter_outcome"], order_id, deadline)
         except Exception as error:  # noqa: BLE001 - the order is queued, whatever it is
             return {**answer, "outcome": "queued", "detail": f"{lost(error)}; see `sundial dead-letter show`"}
         if row is not None:

@@ -93,7 +93,7 @@ async def answer(db: Any, order_id: UUID, wait_s: float) -> Answer:
     with waiting((order_id,), "sundial account show"):
         while True:
             try:
-                row = await outcome(db, "order_outcome", order_id, deadline)
+                row = await outcome(db, statements()["order_outcome"], order_id, deadline)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to order again
                 return Answer(outcome="queued", detail=f"{lost(error)}; see `sundial account show`")
             if row is not None:
@@ -103,9 +103,9 @@ async def answer(db: Any, order_id: UUID, wait_s: float) -> Answer:
             await asyncio.sleep(_POLL_S)
 
 
-async def outcome(db: Any, statement: str, order_id: UUID, deadline: float) -> Any:
+async def outcome(db: Any, query: str, order_id: UUID, deadline: float) -> Any:
     """One look for an answer, which does not outlast the wait by more than LOOK_S_MIN where Postgres hangs."""
-    return await db.fetchrow(statements()[statement], order_id, timeout=max(LOOK_S_MIN, deadline - time.monotonic()))
+    return await db.fetchrow(query, order_id, timeout=max(LOOK_S_MIN, deadline - time.monotonic()))
 
 
 def lost(error: Exception) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from asyncio.subprocess import Process
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,34 +30,45 @@ class Scissors:
         self._office = office
         self._owner = owner
 
-    async def connection_lost(self, *arguments: str, queue: str = "order_queue") -> Ran:
-        process = await self._until_queued(arguments, queue)
+    async def connection_lost(self, *arguments: str) -> Ran:
+        process = await self._waiting(arguments)
         await self._owner.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'sundial command' AND datname = current_database()"
         )
         return await self._office.ended(process)
 
-    async def interrupted(self, *arguments: str, queue: str = "order_queue") -> Ran:
-        process = await self._until_queued(arguments, queue)
+    async def interrupted(self, *arguments: str) -> Ran:
+        process = await self._waiting(arguments)
         process.send_signal(signal.SIGINT)
         return await self._office.ended(process)
 
-    async def _until_queued(self, arguments: tuple[str, ...], queue: str) -> Process:
-        count = f"SELECT count(*) FROM sundial.{queue}"
-        before = await self._owner.fetchval(count)
+    async def _waiting(self, arguments: tuple[str, ...]) -> Process:
+        """The command, once it has asked for an answer: it knows that its order is queued."""
+
+        async def asking() -> bool:
+            return bool(
+                await self._owner.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sundial command'"
+                    " AND datname = current_database() AND query LIKE '%outcomes%WHERE%order_id = $1%'"
+                )
+            )
+
+        async def nobody() -> bool:
+            return not await asking()
+
+        await until(nobody)  # the connection of the one before is gone
         process = await self._office.start(*arguments)
-
-        async def queued() -> bool:
-            return bool(await self._owner.fetchval(count) > before)
-
-        await until(queued)
+        await until(asking)
         return process
 
 
 @pytest.fixture
-def cut(idle: Office, owner: Any) -> Scissors:
-    return Scissors(idle, owner)
+def cut(idle: Office, owner: Any) -> Iterator[Scissors]:
+    """Ctrl-C reaches the commands also where the tests run in the background of a shell, which ignores it for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield Scissors(idle, owner)
+    signal.signal(signal.SIGINT, before)
 
 
 async def queued_order(office: Office, account: str) -> str:
@@ -117,10 +129,10 @@ async def test_orders_about_letters_are_queued_too(idle: Office, cut: Scissors, 
     async with idle.bench.reading():
         await until_quiet(idle.redis_url)
     lost, stopped = [one["letter_id"] for one in (await idle.ask("dead-letter", "list"))["dead_letters"]]
-    ran = await cut.connection_lost("dead-letter", action[0], lost, *action[1:], queue="dead_letter_queue")
+    ran = await cut.connection_lost("dead-letter", action[0], lost, *action[1:])
     assert (ran.code, ran.out.startswith(f"queued: {lost}, order ")) == (0, True)
     assert "`sundial dead-letter show`" in ran.out
-    ran = await cut.interrupted("dead-letter", action[0], stopped, *action[1:], queue="dead_letter_queue")
+    ran = await cut.interrupted("dead-letter", action[0], stopped, *action[1:])
     assert ran.code == 130
     assert "is queued, do not order it again; see `sundial dead-letter show`" in ran.err
     assert {one["state"] for one in (await idle.ask("dead-letter", "list"))["dead_letters"]} == {"queued"}
@@ -154,13 +166,15 @@ async def test_a_secret_that_cannot_be_shown_is_to_be_revoked(idle: Office, form
 
 
 async def test_a_commit_that_is_not_confirmed_is_told(idle: Office, owner: Any) -> None:
-    """Nobody knows whether the order is queued: the command says where to look, and ends with 3."""
+    """Nobody knows whether it was done: the command says where to look, and ends with 3."""
     await idle.ask("account", "create", "maria", "--no-allowance")
     await owner.execute(
         """
         CREATE FUNCTION sundial.die() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
         $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
         CREATE CONSTRAINT TRIGGER die AFTER INSERT ON sundial.order_queue
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sundial.die();
+        CREATE CONSTRAINT TRIGGER die AFTER INSERT ON sundial.accounts
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sundial.die();
         CREATE CONSTRAINT TRIGGER die AFTER INSERT ON sundial.api_keys
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION sundial.die();
@@ -169,6 +183,9 @@ async def test_a_commit_that_is_not_confirmed_is_told(idle: Office, owner: Any) 
     ran = await idle.run("grant", "maria", "17")
     assert (ran.code, ran.out) == (3, "")
     assert re.search(r"whether order [0-9a-f-]{36} is queued is not known; see `sundial account show`", ran.err)
+    ran = await idle.run("account", "create", "joao")
+    assert (ran.code, ran.out) == (3, "")
+    assert "whether the account 'joao' was created is not known; see `sundial account show`" in ran.err
     ran = await idle.run("key", "create", "--service", "images")
     assert (ran.code, ran.out) == (3, "")
     assert re.search(r"whether the key …[\w-]{4} exists is not known.*: sundial key revoke [\w-]{4}", ran.err)
