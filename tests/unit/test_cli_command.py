@@ -89,7 +89,6 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
         ["account", "floor", "maria", "100"],
         ["account", "list", "--offset", "9" * 20],
         ["checkpoint", "list", "--limit", "9" * 20],
-        ["checkpoint", "create", ""],
         ["key", "create", "--personal", "a", "--expires", "2020-01-01"],
         ["key", "create", "--service", "a", "--expires", "2020-01-01"],
         ["plan", "set", "p", "--allowance", "2.000"],
@@ -176,6 +175,14 @@ def test_a_checkpoint_that_is_none_is_named_once(
     said = capsys.readouterr().err
     assert said.count(str(file)) == 1
     assert "cannot be read as a checkpoint" in said
+
+
+@pytest.mark.usefixtures("_away")
+def test_a_checkpoint_needs_a_place(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set is not the folder where one happens to be."""
+    monkeypatch.setenv("SUNDIAL_CHECKPOINT_KEY", "A" * 43 + "=")
+    assert run(["checkpoint", "create", ""]) == 2
+    assert "name a file or a folder" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
