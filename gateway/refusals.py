@@ -168,8 +168,8 @@ TABLE: Final[dict[str, _Row]] = {
     "credit_exhausted": _Row(
         402,
         "insufficient_credits",
-        "Seu saldo acabou: restam {balance} créditos disponíveis.{link}",
-        "Your credit is used up: {balance} credits left to spend.{link}",
+        "Seu saldo não basta: restam {balance} créditos disponíveis.{link}",
+        "Your credit does not suffice: {balance} credits left to spend.{link}",
     ),
     "credit_ended": _Row(
         402,

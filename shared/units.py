@@ -11,6 +11,8 @@ MC_MAX: Final = 2**53 - 1
 
 
 _AMOUNT: Final = re.compile(r"([+-]?)(?=\.?[0-9])([0-9][0-9_]*)?(?:\.([0-9]*))?")
+_AMBIGUOUS: Final = re.compile(r"[+-]?([1-9][0-9]{0,2})\.([0-9]{3})")
+"""Fifty thousand where a point groups thousands, fifty where it begins the decimals."""
 _DIGITS_MAX: Final = 16
 """Digits before the point that an amount may have at most."""
 _SWAPPED: Final = str.maketrans(",.", ".,")
@@ -21,10 +23,15 @@ class AmountError(ValueError):
 
 
 def parse_credits(text: str) -> int:
-    """Millicredits from credits as a person writes them: `1000`, `1_000`, `0.5`, `-12.345`.
+    """Millicredits from credits as a person writes them: `1000`, `1_000`, `0.5`, `-12.34`.
 
-    Raises AmountError for anything else, for more than three decimals, and beyond ±MC_MAX.
+    Raises AmountError for anything else, for more than three decimals, beyond ±MC_MAX, and for `50.000`, which is fifty
+    thousand in Portuguese and fifty in English.
     """
+    if doubtful := _AMBIGUOUS.fullmatch(text.strip()):
+        whole, decimals = doubtful.groups()
+        fine = f"{whole}.{decimals.rstrip('0')}" if decimals.endswith("0") else f"{whole}.{decimals}0"
+        raise AmountError(f"{text!r} can be read in two ways; write {whole}{decimals}, or {fine.rstrip('.')}")
     found = _AMOUNT.fullmatch(text.strip())
     if found is None:
         raise AmountError(f"{text!r} is no amount of credits; write for example 1000 or 0.5")

@@ -25,12 +25,9 @@ from sundial.commands import (
 )
 from sundial.options import Invocation, debug_option
 from sundial.output import clean
-from sundial.problems import EXIT_CODES, CommandError
+from sundial.problems import EXIT_CODES, INTERRUPTED, CommandError
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 PROGRAMS: Final = (
     programs.up,
@@ -131,6 +128,9 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _close_output()
+    except OSError:  # a full disk, which whoever wrote has told
+        _close_output()
+        code = code or CommandError.exit_code
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Accounts in Postgres: found by what people know of them, created and changed without touching a balance."""
 
+import re
 from typing import Any, Final
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sundial.database import statements
 from sundial.problems import NegativeError, WrongUsageError
 
 DIRECTORY_DEFAULT: Final = "librechat"
+_DIRECTORY: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}\Z")
 
 
 def as_uuid(text: str) -> UUID | None:
@@ -51,22 +53,33 @@ async def find_plan(db: Any, plan: str) -> Any:
     return row
 
 
-async def ensure_directory(db: Any, name: str) -> UUID:
+async def ensure_directory(db: Any, name: str, *, new: bool) -> UUID:
+    """The directory's id. One that is not there is made where it is `new`, or the default one.
+
+    Raises NegativeError with the names that exist: a name that was mistyped would give its users a second account and
+    allowance each.
+    """
+    names = [row["name"] for row in await db.fetch(statements()["directory_names"])]
+    if name not in (*names, DIRECTORY_DEFAULT) and not new:
+        known = ", ".join(sorted({*names, DIRECTORY_DEFAULT}))
+        raise NegativeError(f"no directory {name!r}; there are: {known}. --new-directory makes it.")
+    if not _DIRECTORY.match(name):
+        raise WrongUsageError(f"{name!r} is no name of a directory: a-z, 0-9, `.`, `_`, `-`, at most 63")
     directory = directory_id(name)
     await db.execute(statements()["ensure_directory"], directory, name)
     return directory
 
 
 async def insert(
-    db: Any, directory: str, external_id: str, *, kind: str, plan: str, email: str = "", name: str = ""
+    db: Any, owner: UUID, external_id: str, *, kind: str, plan: str, email: str = "", name: str = ""
 ) -> UUID | None:
-    """A new account with its zero balance; None where it exists already. Within the caller's transaction.
+    """A new account of the directory `owner` with its zero balance; None where it exists already. Within the caller's
+    transaction.
 
     Raises WrongUsageError for an external id that cannot be one.
     """
-    if not 1 <= len(external_id) <= EXTERNAL_ID_LENGTH_MAX or not external_id.isprintable():
-        raise WrongUsageError(f"an external id has 1 to {EXTERNAL_ID_LENGTH_MAX} printable characters")
-    owner = await ensure_directory(db, directory)
+    if not external_id.strip() or len(external_id) > EXTERNAL_ID_LENGTH_MAX or not external_id.isprintable():
+        raise WrongUsageError(f"an external id has 1 to {EXTERNAL_ID_LENGTH_MAX} printable characters, not only blanks")
     account = account_id(owner, external_id)
     made = await db.fetchval(
         statements()["insert_account"], account, owner, external_id, kind, plan, shard_of(account), email, name

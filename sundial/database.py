@@ -1,5 +1,6 @@
 """The way to Postgres for people's commands: as the role sundial_console, which may order but never move money."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -8,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from shared.sql import load
-from sundial.problems import UnreachableError
+from sundial.problems import InterruptedCommandError, UnreachableError
 
 CONNECT_TIMEOUT_S: Final = 5.0
 STATEMENT_TIMEOUT_S: Final = 120.0
@@ -67,7 +68,8 @@ async def connect(url: str) -> AsyncIterator[Any]:
     """A connection of asyncpg with the search path `sundial`, acting as sundial_console where the login user may.
 
     Raises UnreachableError where there is no server, no access, no schema or no right, each with what to do; the
-    errors of statements in the body are translated too.
+    errors of statements in the body are translated too. Parting raises nothing: when the body has ended, what was
+    asked is done, or has its own error.
     """
     import asyncpg
 
@@ -82,7 +84,38 @@ async def connect(url: str) -> AsyncIterator[Any]:
             await _take_role(connection)
             yield connection
         finally:
-            await connection.close(timeout=CONNECT_TIMEOUT_S)
+            await _part(connection)
+
+
+@asynccontextmanager
+async def confirmed(connection: Any, doubt: str) -> AsyncIterator[None]:
+    """A transaction that must not be repeated blindly. Where its commit is not confirmed, nobody knows whether it was
+    done: raises UnreachableError, or after Ctrl-C InterruptedCommandError, with `doubt`, which says what to do."""
+    asked = False
+    try:
+        async with connection.transaction():
+            yield
+            asked = True
+    except asyncio.CancelledError:
+        if asked:
+            raise InterruptedCommandError(f"Interrupted: {doubt}.") from None
+        raise
+    except Exception as error:
+        if asked:
+            raise UnreachableError(f"Postgres did not confirm it ({reason(error)}): {doubt}.") from error
+        raise
+
+
+async def _part(connection: Any) -> None:
+    """Close in order; after Ctrl-C, or where that fails, at once."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        connection.terminate()
+        return
+    try:
+        await connection.close(timeout=CONNECT_TIMEOUT_S)
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - nothing depends on a good parting
+        connection.terminate()
 
 
 async def _take_role(connection: Any) -> None:

@@ -6,11 +6,12 @@ from uuid import UUID
 
 import msgspec
 
+from shared.ids import directory_id
 from sundial import accounts, orders
-from sundial.database import statements
-from sundial.key_secret import RANDOM_BYTES, digest, hint, secret_of
+from sundial.database import confirmed, statements
+from sundial.key_secret import HINT_LENGTH, RANDOM_BYTES, digest, hint, secret_of
 from sundial.opening import Opened, open_account
-from sundial.problems import NegativeError, WrongUsageError
+from sundial.problems import InterruptedCommandError, NegativeError, WrongUsageError
 
 __all__ = ["RANDOM_BYTES", "Made", "create_personal", "create_service", "revoke"]
 
@@ -30,7 +31,17 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     opened: Opened | None = None
 
-    async def answer(self, db: Any, wait_s: float) -> dict[str, Any]:
+    async def answer(self, db: Any, wait_s: float) -> tuple[dict[str, Any], InterruptedCommandError | None]:
+        """What was made, and what became of the allowance. Ctrl-C ends the wait only: the secret is still to be shown,
+        and the allowance is queued."""
+        if self.opened is None:
+            return self._page(None), None
+        try:
+            return self._page(await self.opened.answer(db, wait_s)), None
+        except InterruptedCommandError as interrupted:
+            return self._page(self.opened.page(orders.Answer(outcome="queued", detail="interrupted"))), interrupted
+
+    def _page(self, opened: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "key_id": self.key_id,
             "secret": self.secret,
@@ -41,7 +52,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
             "directory": self.directory,
             "plan": self.plan,
             "expires_at": self.expires_at,
-            "opened": await self.opened.answer(db, wait_s) if self.opened else None,
+            "opened": opened,
         }
 
 
@@ -50,6 +61,7 @@ async def create_personal(
     account: str,
     *,
     directory: str | None,
+    new_directory: bool = False,
     plan: str | None,
     name: str,
     expires_at: datetime | None,
@@ -59,12 +71,18 @@ async def create_personal(
 
     Raises WrongUsageError where `plan` differs from the plan of an account that exists, else as `open_account` does.
     """
-    async with db.transaction():
+    secret = secret_of(random)
+    async with confirmed(db, _doubt(secret)):
         opened = None
         found = await db.fetch(statements()["find_accounts"], accounts.as_uuid(account), account, directory)
         if not found:
             opened = await open_account(
-                db, directory or accounts.DIRECTORY_DEFAULT, account, kind="person", plan=plan or PLAN_DEFAULT
+                db,
+                directory or accounts.DIRECTORY_DEFAULT,
+                account,
+                new_directory=new_directory,
+                kind="person",
+                plan=plan or PLAN_DEFAULT,
             )
             found = await db.fetch(statements()["find_accounts"], opened.account_id, account, directory)
         owner = accounts.choose(found, account, directory)
@@ -75,7 +93,7 @@ async def create_personal(
             )
         made = Made(
             key_id=orders.fresh_id(),
-            secret=secret_of(random),
+            secret=secret,
             kind="personal",
             name=name,
             account_id=owner["account_id"],
@@ -93,19 +111,25 @@ async def create_service(
     name: str,
     *,
     directory: str | None,
+    new_directory: bool = False,
     account: str | None,
     plan: str | None,
     expires_at: datetime | None,
     random: bytes,
 ) -> Made:
-    """A key that may name the users of `directory`. Raises NegativeError for an account or plan that does not exist."""
+    """A key that may name the users of `directory`. Raises NegativeError for an account, a plan or, without
+    `new_directory`, a directory that does not exist, WrongUsageError for a name of blanks."""
+    if not name.strip():
+        raise WrongUsageError("a service key has a name, by which people know the program")
     where = directory or accounts.DIRECTORY_DEFAULT
-    async with db.transaction():
+    secret = secret_of(random)
+    async with confirmed(db, _doubt(secret)):
         chosen = await accounts.find_plan(db, plan or PLAN_DEFAULT)
         owner = await accounts.find(db, account, directory) if account else None
+        await accounts.ensure_directory(db, where, new=new_directory)
         made = Made(
             key_id=orders.fresh_id(),
-            secret=secret_of(random),
+            secret=secret,
             kind="service",
             name=name,
             account_id=owner["account_id"] if owner else None,
@@ -117,6 +141,13 @@ async def create_service(
     return made
 
 
+def _doubt(secret: str) -> str:
+    return (
+        f"whether the key …{hint(secret)} exists is not known, and nobody has its secret; where `sundial key list` "
+        f"shows it: sundial key revoke {hint(secret)}"
+    )
+
+
 async def _insert(db: Any, made: Made) -> None:
     secret_digest = digest(made.secret)
     await db.execute(
@@ -125,7 +156,7 @@ async def _insert(db: Any, made: Made) -> None:
         secret_digest,
         hint(made.secret),
         made.kind,
-        await accounts.ensure_directory(db, made.directory),
+        directory_id(made.directory),
         made.account_id,
         made.plan,
         made.name,
@@ -136,15 +167,17 @@ async def _insert(db: Any, made: Made) -> None:
 
 
 async def revoke(db: Any, text: str) -> dict[str, Any]:
-    """Revoke the key of this id, or the one active key with this hint; `changed` is false where it was revoked already.
+    """Revoke the key of this id or secret, or the one active key with this hint; `changed` is false where it was
+    revoked already.
 
-    Raises NegativeError where there is none, WrongUsageError where several share the hint.
+    Raises NegativeError where there is none, WrongUsageError where several share the hint. No text repeats a secret.
     """
     async with db.transaction():
-        found = await db.fetch(statements()["find_keys"], accounts.as_uuid(text), text)
+        found = await db.fetch(statements()["find_keys"], accounts.as_uuid(text), text, digest(text))
         active = [row for row in found if row["status"] == "active"]
         if not found:
-            raise NegativeError(f"no key {text!r}. `sundial key list` shows ids and the last characters of secrets.")
+            named = repr(text) if accounts.as_uuid(text) or len(text) <= HINT_LENGTH else f"…{hint(text)}"
+            raise NegativeError(f"no key {named}. `sundial key list` shows ids and the last characters of secrets.")
         if len(active) > 1:
             lines = "\n".join(f"  {row['key_id']}   {row['kind']} {row['name']}" for row in active)
             raise WrongUsageError(f"several keys end in {text!r}; name one by its id:\n{lines}")

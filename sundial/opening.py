@@ -25,10 +25,13 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     order_id: UUID | None
 
     async def answer(self, db: Any, wait_s: float) -> dict[str, Any]:
-        """What was done, with the outcome of the allowance: posted, refused, queued, or `none` without one."""
-        told = orders.Answer(outcome="none")
-        if self.order_id is not None:
-            told = await orders.answer(db, self.order_id, wait_s)
+        """What was done, with the outcome of the allowance: posted, refused, queued, or `none` without one. Raises
+        InterruptedCommandError after Ctrl-C."""
+        if self.order_id is None:
+            return self.page(orders.Answer(outcome="none"))
+        return self.page(await orders.answer(db, self.order_id, wait_s))
+
+    def page(self, told: orders.Answer) -> dict[str, Any]:
         return {
             "account_id": self.account_id,
             "external_id": self.external_id,
@@ -46,6 +49,7 @@ async def open_account(
     directory: str,
     external_id: str,
     *,
+    new_directory: bool = False,
     kind: str,
     plan: str,
     email: str = "",
@@ -54,11 +58,13 @@ async def open_account(
 ) -> Opened:
     """One transaction of its own, or a part of the caller's.
 
-    Raises NegativeError where the account exists or the plan does not, WrongUsageError for an impossible external id.
+    Raises NegativeError where the account exists, or the plan or, without `new_directory`, the directory does not;
+    WrongUsageError for an impossible external id.
     """
     async with db.transaction():
         chosen = await accounts.find_plan(db, plan)
-        account = await accounts.insert(db, directory, external_id, kind=kind, plan=plan, email=email, name=name)
+        owner = await accounts.ensure_directory(db, directory, new=new_directory)
+        account = await accounts.insert(db, owner, external_id, kind=kind, plan=plan, email=email, name=name)
         if account is None:
             raise NegativeError(
                 f"the account {external_id!r} exists already in directory {directory}; nothing was changed. "

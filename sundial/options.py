@@ -53,6 +53,12 @@ def directory_option(function: F) -> F:
     )(function)
 
 
+def new_directory_option(function: F) -> F:
+    return click.option("--new-directory", is_flag=True, help="Make the directory, if there is none of this name.")(
+        function
+    )
+
+
 class Credits(click.ParamType[int]):
     """An amount of credits as people write it, in millicredits for the program."""
 

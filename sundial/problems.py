@@ -8,7 +8,11 @@ Exit codes:
   1  the answer is no: a broken invariant, a refused order, no such account
   2  wrong usage or settings
   3  a server that the command needs is not reachable
-  4  an unexpected fault; --debug shows where"""
+  4  an unexpected fault; --debug shows where
+  130  interrupted by Ctrl-C"""
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 class CommandError(Exception):
@@ -33,3 +37,9 @@ class UnreachableError(CommandError):
     """Postgres, Redis or a part of Sundial that the command needs does not answer, or is not set up."""
 
     exit_code = 3
+
+
+class InterruptedCommandError(CommandError):
+    """Ctrl-C came after something was asked that goes on without the command; the text says what."""
+
+    exit_code = INTERRUPTED

@@ -192,8 +192,14 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
     ]
     columns = (say("kind"), say("units"), say("rate"), say("credits"), say("cost_rate"), say("cost"))
     shown.append(output.table("", columns, rows, numbers=columns[1:]))
-    total = f"{say('total')}: {say.credits(page['charge'])} {say('credits')} · {say.usd(page['provider_cost_nano'])}"
-    shown.append(Text(total, style="bold"))
+    corrected = _priced_last(page["corrections"])
+    first = f"{say.credits(page['charge'])} {say('credits')} · {say.usd(page['provider_cost_nano'])}"
+    if corrected is None:
+        shown.append(Text(f"{say('total')}: {first}", style="bold"))
+    else:  # the lines are by the last correction, and so is the sum below them
+        due = f"{say.credits(page['due'])} {say('credits')} · {say.usd(corrected['provider_cost_nano'])}"
+        shown.append(Text(f"{say('corrected')}: {due}", style="bold"))
+        shown.append(Text(f"{say('total_first')}: {first}"))
     if page["recomputed"] not in (None, page["due"]):
         shown.append(Text(say("differs").format(amount=say.credits(page["recomputed"])), style="bold red"))
     paid = [
@@ -208,9 +214,6 @@ def render(page: dict[str, Any], say: Language, timezone: str) -> list[Renderabl
         kind = say(f"kind.{entry['kind']}")
         why = say("late_record") if entry["corrected_by"] == "record" else entry["memo"]
         shown.append(Text(f"{kind}: {say.credits(entry['amount'], signed=True)} · {why}", style="yellow"))
-        if entry["corrected_by"] is not None:
-            due = f"{say.credits(entry['charge'])} {say('credits')} · {say.usd(entry['provider_cost_nano'])}"
-            shown.append(Text(f"{say('corrected')}: {due}", style="bold"))
     return shown
 
 

@@ -7,9 +7,18 @@ import click
 from shared.units import format_credits
 from sundial.accounts import DIRECTORY_DEFAULT
 from sundial.commands import account_change
-from sundial.options import command_settings, database_settings, directory_option, output_options, run
+from sundial.options import (
+    command_settings,
+    database_settings,
+    directory_option,
+    new_directory_option,
+    output_options,
+    run,
+)
 from sundial.words import LANGUAGES
 
+OFFSET_MAX = 1_000_000_000
+"""More accounts than that have no number in a list."""
 FACTS = ("account_id", "external_id", "directory", "kind", "plan", "status", "mode")
 
 
@@ -34,7 +43,7 @@ def account() -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), metavar="N", default=50, show_default=True, help="List at most N."
 )
-@click.option("--offset", type=click.IntRange(0), metavar="N", default=0, help="Leave out the newest N.")
+@click.option("--offset", type=click.IntRange(0, OFFSET_MAX), metavar="N", default=0, help="Leave out the newest N.")
 @output_options
 def list_accounts(
     search: str | None,
@@ -69,10 +78,11 @@ def list_accounts(
     if as_json:
         output.print_json({"accounts": found})
         return
+    language = database_settings().language
     rows = [
         (
             *(one[name] for name in ("external_id", "person", "directory", "plan", "status", "mode")),
-            format_credits(one["ledger_balance"]),
+            format_credits(one["ledger_balance"], language),
             one["account_id"],
         )
         for one in ({**page, "person": page["name"] or page["email"]} for page in found)
@@ -116,6 +126,7 @@ def show(account: str, directory: str | None, lang: str | None, as_json: bool) -
 @click.option(
     "--directory", metavar="NAME", default=DIRECTORY_DEFAULT, show_default=True, help="Where the external id lives."
 )
+@new_directory_option
 @click.option("--plan", metavar="PLAN", default="default", show_default=True, help="What it may do and gets first.")
 @click.option(
     "--kind",
@@ -132,6 +143,7 @@ def show(account: str, directory: str | None, lang: str | None, as_json: bool) -
 def create(
     external_id: str,
     directory: str,
+    new_directory: bool,
     plan: str,
     kind: str,
     email: str,
@@ -148,15 +160,25 @@ def create(
       sundial account create images --kind service --no-allowance
     """
     from sundial import output
-    from sundial.database import connect
+    from sundial.database import confirmed, connect
     from sundial.opening import open_account
     from sundial.orders import WAIT_S
 
     async def work() -> dict[str, Any]:
         async with connect(database_settings().database_url) as db:
-            opened = await open_account(
-                db, directory, external_id, kind=kind, plan=plan, email=email, name=name, allowance=allowance
-            )
+            doubt = f"whether the account {external_id!r} was created is not known; see `sundial account show`"
+            async with confirmed(db, doubt):
+                opened = await open_account(
+                    db,
+                    directory,
+                    external_id,
+                    new_directory=new_directory,
+                    kind=kind,
+                    plan=plan,
+                    email=email,
+                    name=name,
+                    allowance=allowance,
+                )
             return await opened.answer(db, WAIT_S if wait else 0)
 
     made = run(work())
@@ -164,18 +186,21 @@ def create(
         output.print_json(made)
         return
     click.echo(f"Created account {made['account_id']} on plan {made['plan']}.")
-    click.echo(_allowance_line(made))
+    click.echo(_allowance_line(made, database_settings().language))
 
 
-def _allowance_line(made: dict[str, Any]) -> str:
-    amount = format_credits(made["allowance"])
+def _allowance_line(made: dict[str, Any], language: str) -> str:
+    amount = format_credits(made["allowance"], language)
     match made["outcome"]:
         case "none":
             return "No allowance."
         case "posted":
             return f"Its allowance of {amount} credits is posted."
         case "queued":
-            return f"Its allowance of {amount} credits is queued: {made['detail']}."
+            return (
+                f"Its allowance of {amount} credits is queued, order {made['order_id']}: {made['detail']}. "
+                "Do not order it again."
+            )
         case outcome:
             return f"Its allowance of {amount} credits was {outcome}: {made['detail']}"
 

@@ -32,7 +32,7 @@ def _change(account: str, directory: str | None, as_json: bool, **changes: Any) 
     if as_json:
         output.print_json(done)
         return
-    floor = format_credits(done["floor"])
+    floor = format_credits(done["floor"], database_settings().language)
     click.echo(
         f"{done['external_id']}: status {done['status']}, plan {done['plan']}, mode {done['mode']}, floor {floor} "
         f"credits (revision {done['revision']})."
@@ -95,6 +95,8 @@ def floor(account: str, amount: int, directory: str | None, as_json: bool) -> No
       sundial account floor 665f1c0a9d2e4b0012ab34cd -5000
       sundial account floor 665f1c0a9d2e4b0012ab34cd 0
     """
+    if amount > 0:
+        raise click.BadParameter("a floor is 0, or negative for an overdraft", param_hint="AMOUNT")
     _change(account, directory, as_json, floor_mc=amount)
 
 

@@ -68,11 +68,15 @@ def audit(quiet: bool, file: Path | None, home: Path | None, as_json: bool) -> N
     """
     from meter import audit as auditor
     from sundial import database, output, projection
-    from sundial.problems import NegativeError
+    from sundial.journals import Journals
+    from sundial.problems import NegativeError, WrongUsageError
 
     settings = command_settings()
     said = _signed(file, settings) if file else None
-    with database.border(settings.database_url), projection.border(settings.redis_url):
+    if home is not None and not len(Journals(home)):
+        raise WrongUsageError(f"no journals under {home}; name the gateways' SUNDIAL_HOME")
+    # A closed port of Postgres is an error of the socket, which only its own border, the inner one, tells from Redis's.
+    with projection.border(settings.redis_url), database.border(settings.database_url):
         found = run(auditor.audit(settings.database_url, settings.redis_url, quiet=quiet, checkpoint=said))
         calls = _journals(home, settings, found, quiet=quiet) if home else None
     broken = Counter(violation.rule for violation in found)
@@ -103,7 +107,11 @@ def _signed(file: Path, settings: "CommandSettings") -> "Statement":
             "believed? `sundial checkpoint create` printed it."
         )
     try:
-        return checkpoints.verify(checkpoints.load(file), trusted)
+        found = checkpoints.load(file)
+    except checkpoints.CheckpointError as error:
+        raise NegativeError(str(error)) from None
+    try:
+        return checkpoints.verify(found, trusted)
     except checkpoints.CheckpointError as error:
         raise NegativeError(f"{file}: {error}") from None
 

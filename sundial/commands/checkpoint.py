@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from shared.units import format_credits
 from sundial.options import database_settings, output_options, run, settings
 
 
@@ -22,9 +23,9 @@ def checkpoint() -> None:
 
 
 @checkpoint.command()
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("name", metavar="FILE")
 @output_options
-def create(file: Path, as_json: bool) -> None:
+def create(name: str, as_json: bool) -> None:
     """Write a signed checkpoint to FILE, or into a folder under a name of its own. No file is written over.
 
     It holds each account's seq, balance and digest, their sums, and the digests of the price versions; the database
@@ -41,6 +42,9 @@ def create(file: Path, as_json: bool) -> None:
     from sundial.database import connect
     from sundial.problems import NegativeError, WrongUsageError
 
+    if not name.strip():  # a variable that is not set, not the folder where one happens to be
+        raise click.BadParameter("name a file or a folder", param_hint="FILE")
+    file = Path(name)
     chosen = settings("CheckpointSettings")
     key = checkpoints.private_key(chosen.checkpoint_key)
     if file.exists() and not file.is_dir():
@@ -59,7 +63,7 @@ def create(file: Path, as_json: bool) -> None:
         checkpoints.save(made, path)
     except OSError as error:
         raise NegativeError(f"the checkpoint is in the database, but not in {path}: {error.strerror}") from error
-    told = {
+    told: dict[str, Any] = {
         "checkpoint_id": said.checkpoint_id,
         "file": str(path),
         "accounts": len(said.heads),
@@ -70,11 +74,14 @@ def create(file: Path, as_json: bool) -> None:
     if as_json:
         output.print_json(told)
     else:
-        output.print_rich(output.facts("Checkpoint", [(name.replace("_", " "), told[name]) for name in told]))
+        shown = {**told, "sum": f"{format_credits(told['sum'], chosen.language)} credits"}
+        output.print_rich(output.facts("Checkpoint", [(what.replace("_", " "), shown[what]) for what in shown]))
 
 
 @checkpoint.command("list")
-@click.option("--limit", default=100, metavar="N", show_default=True, type=click.IntRange(1), help="List at most N.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), metavar="N", default=100, show_default=True, help="List at most N."
+)
 @output_options
 def list_(limit: int, as_json: bool) -> None:
     """List the checkpoints that the database keeps, the newest first.

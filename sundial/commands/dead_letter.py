@@ -141,7 +141,8 @@ def _order(letter_ids: tuple[UUID, ...], action: str, memo: str, wait: bool, as_
         output.print_json({"letters": answers})
     else:
         for one in answers:
-            click.echo(f"{one['outcome']}: {one['letter_id']}" + (f", {one['detail']}" if one["detail"] else ""))
+            order = [f"order {one['order_id']}"] if one["outcome"] == "queued" else []
+            click.echo(f"{one['outcome']}: " + ", ".join(filter(None, (str(one["letter_id"]), *order, one["detail"]))))
     if action == "discard" and (booked := [one for one in answers if one["outcome"] == "booked"]):
         raise NegativeError(f"Not discarded: {booked[0]['detail']}.")
     undone = [one for one in answers if one["outcome"] in ("kept", "refused")]

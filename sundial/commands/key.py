@@ -1,14 +1,16 @@
 """`sundial key`: API keys, personal ones and those of services that name their users."""
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from sundial.accounts import DIRECTORY_DEFAULT
-from sundial.options import database_settings, directory_option, output_options, run
+from sundial.key_secret import hint
+from sundial.options import database_settings, directory_option, new_directory_option, output_options, run
+from sundial.problems import CommandError, NegativeError
 
 
 @click.group()
@@ -30,16 +32,23 @@ def key() -> None:
 @click.option("--personal", metavar="ACCOUNT", help="A key for this account; a new account is created.")
 @click.option("--service", metavar="NAME", help="A key for a program that names its users in headers.")
 @click.option("--directory", metavar="NAME", help=f"Where the users' ids live.  [default: {DIRECTORY_DEFAULT}]")
+@new_directory_option
 @click.option("--account", metavar="ACCOUNT", help="With --service: account that pays for calls without a user.")
 @click.option("--plan", metavar="PLAN", help="Plan of accounts that this key brings in.  [default: default]")
 @click.option("--name", default="", help="With --personal: what the key is for.")
-@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Last day of the key.")
+@click.option(
+    "--expires",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="Last day of the key, in SUNDIAL_TIMEZONE.",
+)
 @click.option("--wait/--no-wait", default=True, help="Wait for a new account's allowance.  [default: wait]")
 @output_options
 def create(
     personal: str | None,
     service: str | None,
     directory: str | None,
+    new_directory: bool,
     account: str | None,
     plan: str | None,
     name: str,
@@ -66,29 +75,61 @@ def create(
         raise click.UsageError("--account goes with --service; --personal names its account itself")
     settings = database_settings()
     until = end_of_day(expires, ZoneInfo(settings.timezone)) if expires else None
+    if until is not None and until <= datetime.now(UTC):
+        raise click.BadParameter("that day is over", param_hint="--expires")
 
-    async def work() -> dict[str, Any]:
+    async def work() -> tuple[dict[str, Any], CommandError | None]:
         async with connect(settings.database_url) as db:
             random = os.urandom(keys.RANDOM_BYTES)
             if personal is not None:
                 made = await keys.create_personal(
-                    db, personal, directory=directory, plan=plan, name=name, expires_at=until, random=random
+                    db,
+                    personal,
+                    directory=directory,
+                    new_directory=new_directory,
+                    plan=plan,
+                    name=name,
+                    expires_at=until,
+                    random=random,
                 )
             else:
                 made = await keys.create_service(
-                    db, service or "", directory=directory, account=account, plan=plan, expires_at=until, random=random
+                    db,
+                    service or "",
+                    directory=directory,
+                    new_directory=new_directory,
+                    account=account,
+                    plan=plan,
+                    expires_at=until,
+                    random=random,
                 )
+            if not as_json:  # whatever becomes of the wait, the secret is seen
+                said = f"Created {made.kind} key {made.key_id}. Its secret, shown only now:"
+                _show_secret(made.secret, f"{said}\n\n{made.secret}")
             return await made.answer(db, WAIT_S if wait else 0)
 
-    done = run(work())
+    done, interrupted = run(work())
+    opened = done["opened"]
     if as_json:
-        output.print_json(done)
-        return
-    if done["opened"] is not None:
-        opened = done["opened"]
-        click.echo(f"Created account {opened['external_id']} ({opened['account_id']}), allowance: {opened['outcome']}.")
-    click.echo(f"Created {done['kind']} key {done['key_id']}. Its secret, shown only now:\n")
-    click.echo(done["secret"])
+        _show_secret(done["secret"], output.json_text(done, indent=2))
+    elif opened is not None and interrupted is None:
+        click.echo(
+            f"\nCreated account {opened['external_id']} ({opened['account_id']}), allowance: {opened['outcome']}."
+        )
+    if interrupted is not None:
+        raise interrupted
+
+
+def _show_secret(secret: str, text: str) -> None:
+    """Raises NegativeError where the output takes nothing: nobody will ever know the secret."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        last = hint(secret)
+        raise NegativeError(
+            f"the secret of the key …{last} could not be shown ({error.strerror}), and nobody has it. Revoke it: "
+            f"sundial key revoke {last}"
+        ) from error
 
 
 @key.command("list")
@@ -122,11 +163,12 @@ def list_keys(
     if as_json:
         output.print_json({"keys": found})
         return
+    zone = ZoneInfo(database_settings().timezone)
     rows = [
         (
             f"…{one['hint']}",
             *(one[name] or "" for name in ("kind", "name", "external_id", "directory", "plan", "status")),
-            f"{one['expires_at']:%Y-%m-%d}" if one["expires_at"] else "never",
+            _last_day(one["expires_at"], zone) if one["expires_at"] else "never",
             one["key_id"],
         )
         for one in found
@@ -135,11 +177,16 @@ def list_keys(
     output.print_rich(output.table("Keys", columns, rows))
 
 
+def _last_day(end: datetime, zone: ZoneInfo) -> str:
+    """The day that --expires named: a key ends with the midnight after it."""
+    return f"{end.astimezone(zone) - timedelta(microseconds=1):%Y-%m-%d}"
+
+
 @key.command()
-@click.argument("key", metavar="KEY_ID|HINT")
+@click.argument("key", metavar="KEY_ID|HINT|SECRET")
 @output_options
 def revoke(key: str, as_json: bool) -> None:
-    """Revoke a key, named by its id or by the last four characters of its secret. It cannot be undone.
+    """Revoke a key, named by its id, its secret or the secret's last four characters. It cannot be undone.
 
     \b
     Examples:

@@ -27,16 +27,23 @@ def _memo(_context: click.Context, parameter: click.Parameter, value: str) -> st
     return value
 
 
+def _reason(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("say why", param=parameter)
+    return _memo(context, parameter, value)
+
+
 def _order(account: str, directory: str | None, as_json: bool, wait: bool, **asked: Any) -> None:
     from sundial import accounts, orders, output
-    from sundial.database import connect
+    from sundial.database import confirmed, connect
     from sundial.problems import NegativeError
 
     async def work() -> tuple[dict[str, Any], orders.Answer]:
         async with connect(database_settings().database_url) as db:
             row = await accounts.find(db, account, directory)
             order = orders.Order(order_id=orders.fresh_id(), account_id=row["account_id"], shard=row["shard"], **asked)
-            async with db.transaction():
+            doubt = f"whether order {order.order_id} is queued is not known; see `sundial account show` before another"
+            async with confirmed(db, doubt):
                 await orders.place(db, order)
             answer = await orders.answer(db, order.order_id, orders.WAIT_S if wait else 0)
             return {
@@ -53,11 +60,13 @@ def _order(account: str, directory: str | None, as_json: bool, wait: bool, **ask
             }, answer
 
     done, answer = run(work())
-    what = f"{done['kind']} of {format_credits(done['amount'])} credits for {done['external_id']}"
+    language = database_settings().language
+    what = f"{done['kind']} of {format_credits(done['amount'], language)} credits for {done['external_id']}"
     if as_json:
         output.print_json(done)
     elif answer.outcome == "posted":
-        click.echo(f"Posted: {what}. Ledger balance: {format_credits(answer.balance_mc or 0)} credits.")
+        balance = format_credits(answer.balance_mc or 0, language)
+        click.echo(f"Posted: {what}. Ledger balance: {balance} credits.")
     elif answer.outcome == "queued":
         click.echo(f"Queued: {what}, order {done['order_id']}: {answer.detail}. Do not order it again.")
     if answer.outcome == "refused":
@@ -130,7 +139,7 @@ def grant(
 @click.command(context_settings=NEGATIVE_NUMBERS)
 @click.argument("account", metavar="ACCOUNT")
 @click.argument("amount", type=CREDITS)
-@click.option("--memo", required=True, callback=_memo, help="Why: stands on the statement.")
+@click.option("--memo", required=True, callback=_reason, help="Why: stands on the statement.")
 @wait_option
 @directory_option
 @output_options

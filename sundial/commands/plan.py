@@ -52,8 +52,12 @@ def list_plans(as_json: bool) -> None:
     if as_json:
         output.print_json({"plans": found})
         return
+    language = database_settings().language
     rows = [
-        (one["plan"], one["card"], format_credits(one["allowance"]), ", ".join(one["models"]) or "all", one["accounts"])
+        (
+            *(one["plan"], one["card"], format_credits(one["allowance"], language)),
+            *(", ".join(one["models"]) or "all", one["accounts"]),
+        )
         for one in found
     ]
     columns = ("Plan", "Rate card", "Allowance", "Models", "Accounts")
@@ -105,7 +109,9 @@ def set_plan(
         raise click.UsageError("--model and --all-models exclude one another")
     if allowance is not None and allowance < 0:
         raise click.BadParameter("an allowance is not negative", param_hint="--allowance")
-    patterns = [] if all_models else list(models) or None
+    if not all(pattern.strip() for pattern in models):
+        raise click.BadParameter("a blank pattern allows no model; --all-models allows all", param_hint="--model")
+    patterns = [] if all_models else list(dict.fromkeys(pattern.strip() for pattern in models)) or None
 
     async def work() -> dict[str, Any]:
         async with connect(database_settings().database_url) as db:
@@ -126,7 +132,7 @@ def _tell(page: dict[str, Any], as_json: bool) -> None:
             f"Plan {page['plan']}",
             [
                 ("rate card", page["card"]),
-                ("allowance", f"{format_credits(page['allowance'])} credits"),
+                ("allowance", f"{format_credits(page['allowance'], database_settings().language)} credits"),
                 ("models", ", ".join(page["models"]) or "all"),
                 ("accounts", page["accounts"]),
                 ("changed", f"{page['updated_at']:%Y-%m-%d %H:%M} UTC"),

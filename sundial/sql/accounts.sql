@@ -41,6 +41,9 @@ WHERE o.account_id = $1
 ORDER BY o.order_id
 LIMIT 100
 
+-- name: directory_names --
+SELECT name FROM directories ORDER BY name
+
 -- name: ensure_directory --
 INSERT INTO directories (directory_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING
 

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -46,25 +47,34 @@ class Office:
             "SUNDIAL_METER_METRICS_URL": "http://127.0.0.1:1",
         }
 
-    async def run(self, *arguments: str, **settings: str) -> Ran:
-        """`sundial ARGUMENTS`, whatever it answers."""
+    async def start(
+        self, *arguments: str, settings: Mapping[str, str] | None = None, stdout: int = asyncio.subprocess.PIPE
+    ) -> Process:
+        """`sundial ARGUMENTS`, running."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SUNDIAL_")}
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "sundial", *arguments),
-            env={**inherited, **self._environment, **settings},
+            env={**inherited, **self._environment, **(settings or {})},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             cwd=ROOT,
         )
+
+    async def run(self, *arguments: str, **settings: str) -> Ran:
+        """`sundial ARGUMENTS`, whatever it answers."""
+        return await self.ended(await self.start(*arguments, settings=settings))
+
+    async def ended(self, process: Process) -> Ran:
+        """What a started command left behind, once it has ended."""
         try:
             out, err = await asyncio.wait_for(process.communicate(), RUN_S_MAX)
         except TimeoutError:
             process.kill()
             raise
         assert process.returncode is not None
-        ran = Ran(process.returncode, out.decode(), err.decode())
+        ran = Ran(process.returncode, (out or b"").decode(), err.decode())
         assert "Traceback" not in ran.err, ran.err
         return ran
 

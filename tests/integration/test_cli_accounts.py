@@ -102,7 +102,7 @@ async def test_without_redis_the_ledgers_part_is_shown(busy: Office) -> None:
 async def test_an_ambiguous_external_id_asks_for_the_directory(busy: Office) -> None:
     """The same external id in two directories is wrong usage until --directory says which; an account id never is."""
     await busy.ask("account", "create", "maria", "--no-allowance")
-    other = await busy.ask("account", "create", "maria", "--directory", "intranet", "--no-allowance")
+    other = await busy.ask("account", "create", "maria", "--directory", "intranet", "--new-directory", "--no-allowance")
     assert "--directory intranet" in await busy.refused("grant", "maria", "5", code=2)
     assert (await busy.ask("account", "show", "maria", "--directory", "intranet"))["account_id"] == other["account_id"]
     assert (await busy.ask("account", "show", other["account_id"]))["directory"] == "intranet"

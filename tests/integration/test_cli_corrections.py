@@ -49,6 +49,10 @@ async def test_a_correction_stands_on_statement_and_receipt(busy: Office) -> Non
     ]
     page = (await busy.run("charge", str(event.event_id), "--lang", "en")).out
     assert "Corrected total: 1,500 credits · US$ 0.0015" in page
+    texts = ("output", "Corrected total: 1,500 credits", "First booked: 900 credits", "adjustment: −600")
+    places = [page.index(text) for text in texts]
+    assert places == sorted(places)  # the total under the lines is theirs
+    assert "\nTotal" not in page
     assert "audit" not in page
     page = (await busy.run("statement", "maria", COLUMNS="200")).out
     assert f"corrige {event.event_id}" in page

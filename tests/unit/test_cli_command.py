@@ -83,6 +83,17 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
         ["grant", "maria", "1", "--expires", "2001-01-01"],
         ["adjust", "maria", "0", "--memo", "x"],
         ["adjust", "maria", "5"],
+        ["adjust", "maria", "5", "--memo", " "],
+        ["grant", "maria", "50.000"],
+        ["account", "floor", "maria", "-5.000"],
+        ["account", "floor", "maria", "100"],
+        ["account", "list", "--offset", "9" * 20],
+        ["checkpoint", "list", "--limit", "9" * 20],
+        ["key", "create", "--personal", "a", "--expires", "2020-01-01"],
+        ["key", "create", "--service", "a", "--expires", "2020-01-01"],
+        ["plan", "set", "p", "--allowance", "2.000"],
+        ["plan", "set", "p", "--model", ""],
+        ["plan", "set", "p", "--model", "gpt-4o", "--model", " "],
         ["adjust", "maria", "-5", "--memo", "x" * 501],
         ["statement", "maria", "--month", "2026-13"],
         ["key", "create"],
@@ -127,6 +138,51 @@ def test_a_server_that_is_away_ends_with_three(
     assert "SUNDIAL_DATABASE_URL" in said
     assert "geheim" not in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def _away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of servers that are not there."""
+    monkeypatch.setenv("SUNDIAL_DATABASE_URL", "postgresql://127.0.0.1:1/books")
+    monkeypatch.setenv("SUNDIAL_REDIS_URL", "redis://127.0.0.1:1/0")
+
+
+@pytest.mark.usefixtures("_away")
+def test_an_audit_names_the_server_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:
+    """Postgres where it is Postgres, which is asked first."""
+    assert run(["audit"]) == 3
+    said = capsys.readouterr().err
+    assert "Postgres at 127.0.0.1:1/books is not reachable" in said
+    assert "Redis" not in said
+
+
+@pytest.mark.usefixtures("_away")
+def test_an_audit_of_no_journals_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without a journal is a mistake, not a pass: 2."""
+    assert run(["audit", "--journal", str(tmp_path)]) == 2
+    assert f"no journals under {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_away")
+def test_a_checkpoint_that_is_none_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's name, and why it cannot be read."""
+    monkeypatch.setenv("SUNDIAL_CHECKPOINT_PUBLIC_KEY", "A" * 43 + "=")
+    file = tmp_path / "x.json"
+    file.write_text("{}")
+    assert run(["audit", "--checkpoint", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert said.count(str(file)) == 1
+    assert "cannot be read as a checkpoint" in said
+
+
+@pytest.mark.usefixtures("_away")
+def test_a_checkpoint_needs_a_place(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set is not the folder where one happens to be."""
+    monkeypatch.setenv("SUNDIAL_CHECKPOINT_KEY", "A" * 43 + "=")
+    assert run(["checkpoint", "create", ""]) == 2
+    assert "name a file or a folder" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,10 @@ def test_accounts_spread_over_all_shards() -> None:
         ("0.5", 500),
         (".5", 500),
         ("7.", 7_000),
-        ("-12.345", -12_345),
+        ("-12.3450", -12_345),
+        ("0.125", 125),
+        ("1_234.567", 1_234_567),
+        ("1234.500", 1_234_500),
         ("+3", 3_000),
         (" 8 ", 8_000),
         ("-0", 0),
@@ -155,6 +158,23 @@ def test_more_than_three_decimals_are_refused(text: str) -> None:
         parse_credits(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "both"),
+    [
+        ("50.000", "50000, or 50"),
+        ("-5.000", "5000, or 5"),
+        ("+2.500", "2500, or 2.5"),
+        (" 123.456 ", "123456, or 123.4560"),
+    ],
+)
+def test_an_amount_of_two_meanings_is_refused(text: str, both: str) -> None:
+    """`50.000` is fifty thousand in Portuguese and fifty in English; the text says how to write either."""
+    with pytest.raises(AmountError, match=f"two ways; write {both}$"):
+        parse_credits(text)
+    for said in both.split(", or "):
+        parse_credits(said)
+
+
 @pytest.mark.parametrize("text", ["9007199254740.992", "-9007199254741", "9" * 400])
 def test_amounts_beyond_the_largest_are_refused(text: str) -> None:
     """Beyond ±(2^53 − 1) millicredits Redis could not count exactly."""
@@ -166,7 +186,9 @@ def test_amounts_beyond_the_largest_are_refused(text: str) -> None:
 def test_an_amount_that_is_shown_can_be_typed_again(mc: int) -> None:
     """`format_credits` and `parse_credits` are each other's inverse, thousands marks apart; pt-BR swaps the marks."""
     shown = format_credits(mc)
-    assert parse_credits(shown.replace(",", "_")) == mc
+    decimals = shown.partition(".")[2]
+    typed = shown + "0" if len(decimals) == 3 else shown  # three decimals might be thousands
+    assert parse_credits(typed.replace(",", "_")) == mc
     assert format_credits(mc, "pt-BR") == shown.replace(",", ";").replace(".", ",").replace(";", ".")
 
 

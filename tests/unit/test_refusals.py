@@ -74,7 +74,7 @@ def test_out_of_credit_is_the_answer_that_librechat_shows_once() -> None:
         "Content-Type": "application/json",
     }
     assert error == {
-        "message": "Seu saldo acabou: restam 1.234,5 créditos disponíveis. https://creditos.example.com",
+        "message": "Seu saldo não basta: restam 1.234,5 créditos disponíveis. https://creditos.example.com",
         "type": "insufficient_credits",
         "code": "credit_exhausted",
         "param": None,
@@ -84,7 +84,7 @@ def test_out_of_credit_is_the_answer_that_librechat_shows_once() -> None:
 def test_a_negative_balance_is_shown_as_nothing_left() -> None:
     """Below the floor there are 0 credits to spend; without a link the sentence ends with its full stop."""
     refusal = exhausted(ExhaustedError(-5_000), "", "en")
-    assert sentence(refusal.code, "en", **refusal.facts) == "Your credit is used up: 0 credits left to spend."
+    assert sentence(refusal.code, "en", **refusal.facts) == "Your credit does not suffice: 0 credits left to spend."
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -91,6 +91,14 @@ def test_no_mistake_repeats_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "s3cret" not in "".join(found)
 
 
+@pytest.mark.parametrize("amount", ["1.000", "1,000", "many", "-5"])
+def test_an_allowance_is_an_amount_of_one_meaning(monkeypatch: pytest.MonkeyPatch, amount: str) -> None:
+    """As on the command line, and said at the start: `1.000` may be one credit or a thousand."""
+    use(monkeypatch, database_url="postgresql://x", default_allowance=amount)
+    [found] = mistakes(MeterSettings)
+    assert found.startswith("SUNDIAL_DEFAULT_ALLOWANCE")
+
+
 @pytest.mark.parametrize(
     ("text", "shards"),
     [
