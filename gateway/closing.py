@@ -1,7 +1,8 @@
 """How a call is closed: written to the journal, settled in Redis, said in one log line (saying.py)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from gateway import metrics
@@ -14,6 +15,9 @@ from shared.usage import Outcome
 
 if TYPE_CHECKING:
     from gateway.budget import Hold
+
+GIVEN_UP: Final = (408, 504)
+"""Statuses of an upstream that did not wait for its own upstream."""
 
 log = structlog.get_logger()
 
@@ -44,6 +48,16 @@ def void(gate: Gate, hold: "Hold") -> None:
     hold.closing = True
     hold.recorded = _write(gate, b"V", hold, hold.noted)
     gate.budget.void(hold)
+
+
+def refused(gate: Gate, hold: "Hold", facts: Facts) -> None:
+    """The upstream's status says that nothing was made, and it costs nothing. A call that it gave up may still be at
+    work: that is booked at nothing, to be compared with the provider's bill."""
+    if facts.status not in GIVEN_UP:
+        void(gate, hold)
+        return
+    hold.closing = True
+    book(gate, hold, NOTHING, msgspec.structs.replace(facts, outcome="timeout"))
 
 
 def unanswered(gate: Gate, hold: "Hold", outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from gateway.identity import credential, find_key, identify
 from gateway.refusals import Refusal
 from gateway.upstream import Upstream
 from gateway.upstream_connection import UpstreamError
+from gateway.whole_body import WholeBody
 from shared import pricing
 from shared.pricing import PricedModel
 from shared.projection import Catalog, Plan
@@ -61,37 +62,13 @@ class ModelList:
 
     async def _ask(self) -> list[dict[str, Any]]:
         async with self._upstream.send("GET", "/models", [(b"accept-encoding", b"identity")], b"") as answer:
-            body = _Body()
+            body = WholeBody(LIST_BYTES_MAX)
             answer.listen(body)
             data = await body.whole
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
         entries = msgspec.json.decode(data).get("data")
         return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-
-
-class _Body:
-    """Sink that waits for a small body."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def on_body(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size <= LIST_BYTES_MAX:
-            self._parts.append(data)
-        elif not self.whole.done():
-            self.whole.set_exception(ValueError(f"list above {LIST_BYTES_MAX} bytes"))
-
-    def on_end(self) -> None:
-        if not self.whole.done():
-            self.whole.set_result(b"".join(self._parts))
-
-    def on_broken(self, error: UpstreamError) -> None:
-        if not self.whole.done():
-            self.whole.set_exception(error)
 
 
 async def models(gate: Gate, request: web.BaseRequest) -> web.Response:

@@ -18,6 +18,7 @@ from gateway.admission import Call, admit, admit_upload, permit, with_cap
 from gateway.bodies import Upload, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
+from gateway.early import Early
 from gateway.families import Family
 from gateway.gate import Gate
 from gateway.headers import to_upstream
@@ -26,7 +27,7 @@ from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
 from gateway.running import relay
 from gateway.server import Connection
-from gateway.settlement import LOST, NOTHING, usage_event
+from gateway.settlement import LOST, NOTHING, Facts, usage_event
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
 from shared.projection import Plan
@@ -54,9 +55,20 @@ async def serve(gate: Gate, request: web.BaseRequest, family: Family) -> web.Str
     # From here on the hold is closed once, whatever happens: where nothing is booked it is voided.
     try:
         _note_draft(gate, hold)
-        answer = await send(gate, hold, request)
+        early = Early(gate, hold.call, request)
         try:
-            return await relay(gate, hold, request, answer)
+            answer = await send(gate, hold, request)
+        except Refusal as refusal:
+            if early.opened is None:
+                raise
+            return early.refuse(refusal)
+        finally:
+            early.stop()
+        try:
+            if early.opened is not None and answer.status >= 400:
+                closing.refused(gate, hold, Facts(outcome="upstream_error", status=answer.status))
+                return await early.fail(answer)
+            return await relay(gate, hold, request, answer, early.opened)
         finally:
             answer.finish()
     finally:

@@ -72,11 +72,12 @@ class Relay:
         opening: Opening,
         stall_s: float,
         *,
+        begun: bool = False,
         may_take: bool = False,
         at_once: bool = True,
     ) -> None:
-        """`stall_s`: for which a client may read nothing. `may_take`: the tap takes a usage event out. `at_once`: the
-        answer's head leaves now, not before the first bytes of its body."""
+        """`stall_s`: for which a client may read nothing. `begun`: the client has the head. `may_take`: the tap takes a
+        usage event out. `at_once`: the answer's head leaves now, not before the first bytes of its body."""
         self._loop = asyncio.get_running_loop()
         self._client = request.transport
         self._protocol = request.protocol
@@ -86,10 +87,10 @@ class Relay:
         self._chunked = opening.chunked
         self._stall_s = stall_s
         self._streams = at_once
-        self._head = opening.head
+        self._head = b"" if begun else opening.head
         # From here on aiohttp must not answer this request, not even that something went wrong.
-        self._writer.output_size = len(self._head)
-        if at_once and not self.client_gone:
+        self._writer.output_size = len(opening.head)
+        if self._head and at_once and not self.client_gone:
             assert self._client is not None
             self._client.write(self._head)
             self._head = b""

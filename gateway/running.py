@@ -28,8 +28,8 @@ from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
 from gateway.refusals import sentence
 from gateway.relay import KEEPALIVE, Relay
-from gateway.reply import opening
-from gateway.settlement import NOTHING, Counted, Facts, served_tier
+from gateway.reply import Opening, opening
+from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
 from gateway.stream_place import Place
 from gateway.upstream import Answer
@@ -38,8 +38,6 @@ from shared.usage_rules import upstream_cost_nano
 
 IMAGE_MARK: Final = rb"\"b64_json\":"
 """Stands in an error that carries the events of an image as a text, and was cut: they can be read no more."""
-GIVEN_UP: Final = (408, 504)
-"""Statuses of an upstream that did not wait for its own upstream."""
 END_S_MAX: Final = 0.25
 """Seconds that an answer may stay open after its terminal event: a usage may still follow, and a connection that ended
 properly can be used again."""
@@ -53,18 +51,22 @@ PIECE_BYTES_MAX: Final = 2 * 1024
 log = structlog.get_logger()
 
 
-async def relay(gate: Gate, hold: Hold, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Forward the answer and close the call. Returns when the client has all of it."""
+async def relay(
+    gate: Gate, hold: Hold, request: web.BaseRequest, answer: Answer, begun: Opening | None = None
+) -> web.StreamResponse:
+    """Forward the answer and close the call. Returns when the client has all of it. `begun`: what the client has got of
+    it before the upstream's head came."""
     head = answer.head
     streams = head.status < 400 and head.get(b"content-type").lower().startswith(b"text/event-stream")
     tap = _tap(hold.call, head.get(b"content-encoding"), streams=streams, failed=head.status >= 400)
-    opened = opening(request, head, hold.call.event_text, keep_alive=gate.keep_alive, grows=streams)
+    opened = begun or opening(request, head, hold.call.event_text, keep_alive=gate.keep_alive, grows=streams)
     relay = Relay(
         request,
         answer,
         tap,
         opened,
         gate.settings.client_stall_s,
+        begun=begun is not None,
         may_take=streams and hold.call.strip_usage,
         at_once=not isinstance(tap, PlainTap),
     )
@@ -131,7 +133,7 @@ class Running:
         if outcome == "complete":
             self.relay.pass_on(b"", self._tap.finish(), ended=True)
             if self._refused():
-                self._give_back()  # passed through as it is
+                closing.refused(self._gate, self._hold, self._facts("upstream_error"))  # passed through as it is
             else:
                 self._complete = await self._close(self._outcome())
                 self._early = self.relay.has_ended
@@ -140,7 +142,7 @@ class Running:
             return True
         self._answer.stop()
         if self._refused():
-            self._give_back()
+            closing.refused(self._gate, self._hold, self._facts("upstream_error"))
             self.relay.cut()
             return False
         counted = await self._close(outcome)
@@ -158,15 +160,6 @@ class Running:
         if self._answer.status < 400 or not isinstance(tap, PlainTap):
             return False
         return not (tap.images if self.relay.complete else IMAGE_MARK in tap.body)
-
-    def _give_back(self) -> None:
-        """The call was refused, and costs nothing. One that was given up may still be at work: it is booked at nothing,
-        to be compared with the provider's bill."""
-        if self._answer.status not in GIVEN_UP:
-            closing.void(self._gate, self._hold)
-            return
-        self._hold.closing = True
-        closing.book(self._gate, self._hold, NOTHING, self._facts("timeout"))
 
     def _outcome(self) -> Outcome:
         """Of an answer that came to its end."""
@@ -189,7 +182,7 @@ class Running:
         self.relay.ending = True
         if not self._hold.closing:
             if self._refused():
-                self._give_back()
+                closing.refused(self._gate, self._hold, self._facts("upstream_error"))
             else:
                 self._hold.closing = True
                 self._gate.spawn(self._close(outcome))
