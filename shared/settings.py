@@ -220,8 +220,8 @@ class GatewaySettings(_Settings):
     answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
     """Longest time that one answer may take in all, however steadily it trickles."""
     keepalive_s: Annotated[float, Field(gt=0, le=300)] = 15.0
-    """Silence after which a stream gets an SSE comment: Node clients cut after 300 s. After three such times without the
-    upstream's head a stream begins without it."""
+    """Silence after which a stream gets an SSE comment: Node clients cut after 300 s. After three such times without
+    the upstream's head a stream begins without it."""
     body_bytes_max: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 * 1024 * 1024
     """Largest body of a request."""
     memory_bytes_max: Annotated[int, Field(ge=0)] = 0

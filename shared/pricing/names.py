@@ -71,7 +71,7 @@ def covered(models: Mapping[str, PricedModel], family: str) -> tuple[str, ...]:
 def _as_written(models: Mapping[str, PricedModel], name: str) -> Iterator[PricedModel]:
     """Rules 1 and 2: the models that a name may mean, the first one first."""
     exact = models.get(name)
-    undated = _DATE.sub("", name)
+    undated = _DATE.sub("", name) if name[-1:].isdigit() else name
     family = models.get(undated) if undated != name else None
     if family is not None and (exact is None or (family.override and not exact.override)):
         yield family

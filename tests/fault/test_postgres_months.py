@@ -15,6 +15,7 @@ from tests.harness.books import assert_books, until
 from tests.harness.messages import account_of, fresh_event_id, seen, used
 from tests.harness.metering import ALL_SHARDS, Bench, bench
 from tests.harness.servers import Database
+from tests.harness.tampering import tamper, write_anew
 
 BOOKS = ("transfers", "usage_events", "draws")
 REPAIR = """
@@ -90,7 +91,9 @@ async def test_m6_a_grant_expires_as_it_is_drawn(
     async with meter.reading():
         await assert_books(database.url, redis_url)
     account_id = account_of("ana")
-    await owner.execute("UPDATE sundial.grant_balances SET expires_at = now() - interval '1 second'")
+    over = "expires_at = (SELECT max(recorded_at) FROM sundial.transfers)"
+    await tamper(database, *(f"UPDATE sundial.{table} SET {over}" for table in ("grants", "grant_balances")))
+    await write_anew(database, "ana")
     shard = ids.shard_of(account_id)
     waiting = "SELECT count(*) >= $1 FROM pg_locks WHERE NOT granted"
     stop = asyncio.Event()
@@ -109,5 +112,4 @@ async def test_m6_a_grant_expires_as_it_is_drawn(
     assert kinds == (["grant", "usage", "expiry"] if usage_first else ["grant", "expiry", "usage"])
     balance = await owner.fetchval("SELECT balance_mc FROM sundial.balances WHERE account_id = $1", account_id)
     assert balance == (0 if usage_first else -4_000)
-    await owner.execute("UPDATE sundial.grant_balances SET expires_at = NULL")
     await assert_books(database.url, redis_url)

@@ -243,7 +243,7 @@ def test_many_events_are_dropped_by_one_apply(ana: HoldScripts) -> None:
 def test_amounts_are_exact_up_to_the_largest(ana: HoldScripts) -> None:
     """2^53 − 1 millicredits are held, extended, settled and dropped to the last one."""
     ana.told(MC_MAX, seq=2)
-    assert ana.reserve(1, MC_MAX, MC_MAX - 1, 1) == ["ok", MC_MAX - 1, 1, "enforce"]
+    assert ana.reserve(1, MC_MAX - 1, MC_MAX - 1, 1) == ["ok", MC_MAX - 1, 1, "enforce"]
     assert ana.extend(1, 1) == ["ok", MC_MAX, 0]
     assert settled(ana).held == MC_MAX
     ana.settle(1, MC_MAX)
