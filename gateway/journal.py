@@ -10,6 +10,7 @@ dead ones. A segment is lines of `crc32 kind json`: a torn last line is dropped,
 skipped and counted, an empty line means nothing.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -25,13 +26,11 @@ import structlog
 
 SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 SEGMENTS_MAX: Final = 64
-"""Segments of one process, where its limit in bytes gives no more: at the limit the oldest goes that nobody needs, and
-where none can go the journal is full and no call begins."""
+"""Segments of one process at least: at its limit the oldest goes that nobody needs; where none can, no call begins."""
 SEGMENTS_FREE: Final = 8
 """One in so many is kept free: room for the time in which Redis is told again, and nothing may go."""
 SEGMENT_AGE_S_MAX: Final = 24 * 3600
-"""Age at which a segment is dropped: so far back, where the limit in bytes allows it, a lost Redis or an older backup
-of Postgres can be made good."""
+"""Age at which a segment is dropped: so far back, if there is room, a lost Redis or an older Postgres is made good."""
 SEGMENT_OPEN_S_MAX: Final = 3 * 3600
 """Time after which the next segment is begun: what little traffic leaves is dropped in time, too."""
 NO_SEGMENT: Final = 1 << 62
@@ -73,6 +72,8 @@ class Journal:
         """Of the segment that is written; they count from 1."""
         self.kept = 0
         """Segments that there are."""
+        self.scarce = asyncio.Event()
+        """Set with each new segment above half of those that there may be: a look each second may come too late."""
         self.spare_below = 0
         """Segments with a smaller number may go before their day (gateway.retention)."""
         self.bytes = 0
@@ -201,8 +202,7 @@ class Journal:
         self.kept = self._drop_spare(self.segments_max - self.segments_max // SEGMENTS_FREE)
 
     def close(self, *, told: Sequence[str] | None = None) -> None:
-        """`told`: the epochs of Redis in which every call in it was confirmed, by shard: while Redis still has them
-        nobody need report them again. None: not all was confirmed."""
+        """`told`: the epochs of Redis, by shard, in which every call in it was confirmed; None: not all was."""
         self.flush()
         self.sync()
         os.close(self._descriptor)
@@ -219,6 +219,8 @@ class Journal:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.number += 1
         self.kept = kept + 1
+        if 2 * self.kept > self.segments_max:
+            self.scarce.set()
         self._begun_at_s[self.number] = now_s
         if self._descriptor >= 0:
             self._full.append((self.number - 1, self._descriptor))

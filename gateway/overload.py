@@ -122,7 +122,8 @@ class Overload:
             await asyncio.sleep(LOOK_S)
             if not self.step and not running():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._somebody.wait(), IDLE_LOOK_S)
+                    async with asyncio.timeout(IDLE_LOOK_S):
+                        await self._somebody.wait()
 
     def _look(self, running: int) -> None:
         self.half = half_of_files()

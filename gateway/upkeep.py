@@ -1,6 +1,7 @@
 """What a gateway does for as long as it runs, beside its calls. What dies of a fault of ours is said and begun anew."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -32,11 +33,14 @@ async def lasting(name: str, work: Callable[[], Awaitable[None]], restart_s: flo
 
 
 async def keep_journal(journal: Journal, retention: Retention) -> None:
-    """Sync each second, off the loop; begin and drop segments by their age, or where room is short; see whether a disk
-    that was full has room again."""
+    """Sync each second, and at each segment while room is scarce, off the loop; begin and drop segments by their age,
+    or where room is short; see whether a disk that was full has room again."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(JOURNAL_SYNC_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOURNAL_SYNC_S):
+                await journal.scarce.wait()
+        journal.scarce.clear()
         retention.look()
         journal.flush()
         journal.turn_over(time.time())

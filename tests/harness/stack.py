@@ -164,8 +164,10 @@ class Stack:
         await asyncio.gather(self.meter.until_ready(), self.gateway.until_ready())
 
     async def stop(self) -> None:
-        await self.gateway.stop()
-        await self.meter.stop()
+        try:
+            await self.gateway.stop()
+        finally:  # what stayed would take the entries of the next test's stream
+            await self.meter.stop()
 
     async def sundial(self, *arguments: str, code: int = 0) -> Any:
         """Run `sundial … --json`; its parsed answer."""
