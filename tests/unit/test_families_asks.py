@@ -53,6 +53,15 @@ def test_nobody_steers_the_proxy_behind_us(one: Family) -> None:
         assert read(one.path, **{name: None}).model == "m"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["extra_body", "fallbacks", "router_settings_override", "api_key", "timeout", "silent_model", "mock_response"],
+)
+def test_what_was_seen_to_steer_is_refused(name: str) -> None:
+    """By name, so that none of them can leave the list unseen."""
+    assert field_of("/chat/completions", **{name: "x"}) == name
+
+
 @pytest.mark.parametrize("given", [b'{"input":"x"}', b'{ "model" : null, "input":"x" }', b'{"input":"x","n":1e2}'])
 def test_what_is_checked_is_told_which_model_was_priced(given: bytes) -> None:
     """A moderation may leave its model out: then the one that it is priced as is sent, with all that came."""
