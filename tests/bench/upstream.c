@@ -4,6 +4,11 @@
  * answer; else a stream of so many chunks, one each gap_us microseconds (0: as fast as the client reads), then the
  * finish, the usage and [DONE]. Every chunk, and the plain answer, carries ` t=<CLOCK_MONOTONIC ns> `: the moment at
  * which it was handed to the kernel. Prints its port.
+ *
+ * The first chunk of a stream with a gap comes at once. Those after it keep to a phase that is the stream's own, spread
+ * evenly over the gap: calls of many users have nothing to do with one another. Were a stream's chunks to follow the
+ * moment of its call, a fast candidate would be given all streams' chunks together, in few wake-ups, for it is fast to
+ * begin many streams, and a slower one each by itself.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -36,8 +41,9 @@ struct connection {
 static struct connection *connections[CONNECTIONS_MAX];
 static int epoll_fd;
 
-/* Streams with a gap, in the order in which they are due: all of a run have the same gap, so this is a queue. */
+/* Streams with a gap, in the order in which they are due. */
 static int queue[CONNECTIONS_MAX], queue_head, queue_length;
+static uint32_t streams_begun;
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -46,7 +52,20 @@ static uint64_t now_ns(void) {
 }
 
 static void enqueue(int fd) {
-    queue[(queue_head + queue_length++) % CONNECTIONS_MAX] = fd;
+    int at = queue_length++;
+    for (; at > 0; at--) { /* mostly it is the last: all of a run have the same gap */
+        int before = queue[(queue_head + at - 1) % CONNECTIONS_MAX];
+        if (!connections[before] || connections[before]->due_ns <= connections[fd]->due_ns) break;
+        queue[(queue_head + at) % CONNECTIONS_MAX] = before;
+    }
+    queue[(queue_head + at) % CONNECTIONS_MAX] = fd;
+}
+
+/* When the second chunk is due: between one gap and two from now, at the stream's phase of the clock's gaps. The phases
+ * of streams that follow one another lie a golden section apart, so that any number of them is spread evenly. */
+static uint64_t second_due_ns(uint64_t gap_ns) {
+    uint64_t part = (uint32_t)(streams_begun++ * 2654435769u); /* of 2^32 */
+    return (now_ns() / gap_ns + 1) * gap_ns + (gap_ns * part >> 32);
 }
 
 static void drop(struct connection *c) {
@@ -121,9 +140,10 @@ static void put_event(struct connection *c) {
 
 static void stream_on(struct connection *c) {
     if (c->gap_us) {
+        uint64_t gap_ns = (uint64_t)c->gap_us * 1000u;
         put_event(c);
         if (c->streaming) {
-            c->due_ns += (uint64_t)c->gap_us * 1000u;
+            c->due_ns = c->sent == 1 ? second_due_ns(gap_ns) : c->due_ns + gap_ns;
             enqueue(c->fd);
         }
         flush(c);
@@ -173,7 +193,6 @@ static void answer(struct connection *c) {
                                   "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
                                   "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n");
     c->streaming = 1;
-    c->due_ns = now_ns();
     stream_on(c);
 }
 
