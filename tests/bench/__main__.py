@@ -25,7 +25,7 @@ from tests.bench.scenarios import MEMORY_SCENARIOS, SCENARIOS, Scenario
 @click.option(
     "--peers",
     default="",
-    help="Also measure: nginx-unpooled, litellm, portkey (installed from their registries), workers (two of them).",
+    help="Also measure: nginx-unpooled, go-unpooled, litellm, portkey (from their registries), workers (two of them).",
 )
 @click.option("--seed", default=1, show_default=True, help="Of the order in which the rounds are made.")
 @click.option("--write", is_flag=True, help="Store the result in docs/performance.md, .json and .png.")
@@ -41,10 +41,12 @@ def main(rounds: int, only: str, peers: str, seed: int, write: bool) -> None:
                 assert upstream.stdout is not None
                 port = int(upstream.stdout.readline())
                 candidates: list[Candidate] = [Direct(home / "direct", port), Nginx(home / "nginx", port)]
-                candidates.append(GoProxy(home / "go", port, build.go_proxy(home)))
+                go_proxy = build.go_proxy(home)
+                candidates.append(GoProxy(home / "go", port, go_proxy))
                 candidates.append(Sundial(home / "sundial", port))
                 more: dict[str, Callable[[Path, int], Candidate]] = {
                     "nginx-unpooled": partial(Nginx, pooled=False),
+                    "go-unpooled": partial(GoProxy, program=go_proxy, pooled=False),
                     "litellm": LiteLLM,
                     "portkey": Portkey,
                     "workers": partial(Sundial, workers=2),

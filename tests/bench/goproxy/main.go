@@ -1,4 +1,8 @@
 // Go's plain reverse proxy, as the standard library has it: what a gateway in Go begins with.
+//
+//	goproxy LISTEN TARGET [pooled]
+//
+// By itself it keeps two idle connections to the upstream; "pooled": as many as there are calls at once.
 package main
 
 import (
@@ -16,9 +20,11 @@ func main() {
 	}
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.FlushInterval = -1
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 1024
-	transport.MaxIdleConns = 0
-	proxy.Transport = transport
+	if len(os.Args) > 3 && os.Args[3] == "pooled" {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.MaxIdleConnsPerHost = 1024
+		transport.MaxIdleConns = 0
+		proxy.Transport = transport
+	}
 	log.Fatal(http.ListenAndServe(os.Args[1], proxy))
 }
