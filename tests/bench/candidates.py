@@ -140,14 +140,18 @@ class Nginx(Candidate):
 
 
 class GoProxy(Candidate):
+    """`pooled`: as with nginx; by itself it keeps two idle connections to the upstream."""
+
     compares = "go"
 
-    def __init__(self, home: Path, upstream_port: int, program: Path) -> None:
-        super().__init__("Go ReverseProxy", home, upstream_port)
+    def __init__(self, home: Path, upstream_port: int, program: Path, *, pooled: bool = True) -> None:
+        super().__init__("Go ReverseProxy" if pooled else "Go, no pool", home, upstream_port)
         self._program = program
+        self._pooled = pooled
 
     def launch(self) -> None:
-        self._run([str(self._program), f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.upstream_port}"])
+        addresses = [f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.upstream_port}"]
+        self._run([str(self._program), *addresses, *(["pooled"] if self._pooled else [])])
 
 
 class Sundial(Candidate):
@@ -157,9 +161,11 @@ class Sundial(Candidate):
     compares = "gateway"
     faultless = True
 
-    def __init__(self, home: Path, upstream_port: int, workers: int = 1) -> None:
+    def __init__(
+        self, home: Path, upstream_port: int, workers: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__("Sundial" if workers == 1 else f"Sundial, {workers} workers", home, upstream_port)
-        self._workers = workers
+        self._settings = {"SUNDIAL_GATEWAY_WORKERS": str(workers), **(settings or {})}
         self._servers = Servers(home / "servers", postgres_settings={"max_connections": "200"})
         self._stack: Stack | None = None
 
@@ -173,7 +179,7 @@ class Sundial(Candidate):
             redis_url=self._servers.redis.url(),
             upstream_url=f"http://127.0.0.1:{self.upstream_port}/v1",
             upstream_key="sk-upstream",
-            settings={"SUNDIAL_GATEWAY_WORKERS": str(self._workers)},
+            settings=self._settings,
         )
         self.port = int(self._stack.environment["SUNDIAL_GATEWAY_PORT"])
         await self._stack.start()

@@ -58,6 +58,11 @@ async def run(client: Path, scenario: Scenario, candidate: Candidate, home: Path
     )
 
 
+async def load(client: Path, scenario: Scenario, candidate: Candidate, home: Path) -> None:
+    """The calls of one scenario, nothing measured. Raises WrongAnswerError."""
+    await _load(client, scenario, candidate, _body(scenario, home), scenario.calls)
+
+
 async def memory_kb(client: Path, candidate: Candidate, scenarios: Iterable[Scenario], home: Path) -> dict[str, float]:
     """Kilobytes per open stream, by scenario: of the part that is compared, beyond what it took before the first.
 
