@@ -69,6 +69,7 @@ async def _measure(servers: Servers, home: Path, url: str, rate: int, seconds: i
         upstream_url=url,
         upstream_key="sk-upstream",
         settings={"SUNDIAL_DEFAULT_ALLOWANCE": "1000000000"},
+        fresh=True,
     )
     await stack.start()
     try:

@@ -180,6 +180,7 @@ class Sundial(Candidate):
             upstream_url=f"http://127.0.0.1:{self.upstream_port}/v1",
             upstream_key="sk-upstream",
             settings=self._settings,
+            fresh=True,
         )
         self.port = int(self._stack.environment["SUNDIAL_GATEWAY_PORT"])
         await self._stack.start()

@@ -72,6 +72,7 @@ async def _measure(
         redis_url=servers.redis.url(),
         upstream_url="http://127.0.0.1:9/v1",
         upstream_key="",
+        fresh=True,
     )
     await stack.meter.start()
     rows = []

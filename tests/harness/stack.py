@@ -16,6 +16,7 @@ import aiohttp
 
 from deploy.ports import free_port
 from tests.harness import forked
+from tests.harness.forked import ForkedProgram
 from tests.harness.servers import Database
 
 START_S_MAX: Final = 30.0
@@ -30,14 +31,21 @@ class ProgramError(AssertionError):
 
 
 class Program:
-    """One `sundial …` process with a log file and a metrics port."""
+    """One `sundial …` process with a log file and a metrics port.
 
-    def __init__(self, name: str, environment: Mapping[str, str], metrics_port: int, log: Path) -> None:
+    It is forked from a process that has imported it. `fresh`, or a variable for the interpreter or the linker: it is
+    started as users start it.
+    """
+
+    def __init__(
+        self, name: str, environment: Mapping[str, str], metrics_port: int, log: Path, *, fresh: bool = False
+    ) -> None:
         self.name = name
         self._environment = dict(environment)
         self._metrics_port = metrics_port
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fresh = fresh
+        self._process: subprocess.Popen[bytes] | ForkedProgram | None = None
 
     @property
     def pid(self) -> int:
@@ -55,11 +63,15 @@ class Program:
     def launch(self, **more: str) -> None:
         """Start without waiting."""
         assert self._process is None, f"{self.name} runs already"
+        environment = {**_plain(), **self._environment, **more}
+        if not self._fresh and not any(name.startswith(("LD_", "PYTHON")) for name in {**self._environment, **more}):
+            self._process = ForkedProgram([self.name], environment, ROOT, self._log)
+            return
         die_with_us = ["-I", "-S", str(LAUNCH), "--die-with", str(os.getpid()), str(int(signal.SIGKILL)), "--"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *die_with_us, sys.executable, "-m", "sundial", self.name],
-                env={**_plain(), **self._environment, **more},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -130,6 +142,7 @@ class Stack:
         upstream_url: str,
         upstream_key: str,
         settings: Mapping[str, str] | None = None,
+        fresh: bool = False,
     ) -> None:
         gateway_port, gateway_metrics, meter_metrics = free_port(), free_port(), free_port()
         self.base_url = f"http://127.0.0.1:{gateway_port}/v1"
@@ -153,9 +166,9 @@ class Stack:
             **(settings or {}),
         }
         home.mkdir(parents=True, exist_ok=True)
-        self.gateway = Program("gateway", self.environment, gateway_metrics, home / "gateway.log")
+        self.gateway = Program("gateway", self.environment, gateway_metrics, home / "gateway.log", fresh=fresh)
         as_meter = {**self.environment, "SUNDIAL_DATABASE_URL": database.meter_url}
-        self.meter = Program("meter", as_meter, meter_metrics, home / "meter.log")
+        self.meter = Program("meter", as_meter, meter_metrics, home / "meter.log", fresh=fresh)
 
     async def start(self) -> None:
         """Meter first: the gateway becomes ready when keys and prices are there."""
