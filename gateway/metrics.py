@@ -3,11 +3,11 @@
 Generic ones carry the names of OpenTelemetry's gen_ai conventions, ours begin with sundial_.
 """
 
-from functools import cache
-
 from prometheus_client import Counter, Gauge, Histogram
 
-CALLS = Counter("sundial_gateway_calls_total", "Closed calls.", ["family", "outcome", "evidence"])
+from gateway.tallies import Spread, Tally
+
+CALLS = Tally("sundial_gateway_calls_total", "Closed calls.", ("family", "outcome", "evidence"))
 REFUSALS = Counter("sundial_gateway_refusals_total", "Requests that were refused, by code.", ["code"])
 FORWARDED = Counter(
     "sundial_gateway_forwarded_total", "Requests that were passed on unmetered, by the path that is listed.", ["path"]
@@ -17,20 +17,24 @@ FLAGS = Counter(
     "Closed calls whose usage is less certain than its evidence says, by why: `absurd` and `inconsistent` want a look.",
     ["flag"],
 )
-TOKENS = Counter("gen_ai_client_token_usage_total", "Tokens booked.", ["gen_ai_token_type"])
-DURATION = Histogram(
+TOKENS_IN, TOKENS_OUT = ("input",), ("output",)
+TOKENS = Tally(
+    "gen_ai_client_token_usage_total", "Tokens booked.", ("gen_ai_token_type",), begun=(TOKENS_IN, TOKENS_OUT)
+)
+DURATION = Spread(
     "gen_ai_server_request_duration_seconds",
     "From the request's first byte to the call's close.",
-    ["stream"],
-    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
+    (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640),
+    "stream",
+    ("true", "false"),
 )
-FIRST_BYTE = Histogram(
+FIRST_BYTE = Spread(
     "gen_ai_server_time_to_first_token_seconds",
     "From the request's first byte to the first byte of the answer's body.",
-    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
+    (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
 )
-CREDITS = Counter("sundial_gateway_charged_millicredits_total", "Charged by the gateway's own arithmetic.")
-COST = Counter("sundial_gateway_provider_cost_nanousd_total", "Provider cost by the gateway's own arithmetic.")
+CREDITS = Tally("sundial_gateway_charged_millicredits_total", "Charged by the gateway's own arithmetic.")
+COST = Tally("sundial_gateway_provider_cost_nanousd_total", "Provider cost by the gateway's own arithmetic.")
 RUNNING = Gauge("sundial_gateway_holds_open", "Calls between their reservation and their close.")
 HOLDS_AGAIN = Counter(
     "sundial_gateway_holds_again_total",
@@ -90,20 +94,6 @@ JOURNAL_REACH = Gauge(
 )
 JOURNAL_FAILURES = Counter("sundial_gateway_journal_failures_total", "Records that could not be written.")
 JOURNAL_DAMAGED = Counter("sundial_gateway_journal_damaged_total", "Records of a dead journal with a wrong checksum.")
-
-# What every call counts, its labels looked up once.
-TOKENS_IN = TOKENS.labels("input")
-TOKENS_OUT = TOKENS.labels("output")
-DURATION_STREAM = DURATION.labels("true")
-DURATION_WHOLE = DURATION.labels("false")
-
-
-@cache
-def calls(family: str, outcome: str, evidence: str) -> Counter:
-    """The counter of closed calls of a kind: families, outcomes and evidences are few and fixed."""
-    return CALLS.labels(family, outcome, evidence)
-
-
 UPKEEP_FAILURES = Counter(
     "sundial_gateway_upkeep_failures_total",
     "Times that a task which renews holds or syncs the journal died of a fault, and began anew.",

@@ -5,18 +5,46 @@ their last bytes by then.
 """
 
 import asyncio
-from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from gateway import metrics
+from shared import logs
 from shared.events import UsageEvent
 
 if TYPE_CHECKING:
     from gateway.budget import Hold
 
+_WHOLE: Final = metrics.DURATION.by["false"]
+_STREAM: Final = metrics.DURATION.by["true"]
+_FIRST_BYTE: Final = metrics.FIRST_BYTE.by[""]
+
 log = structlog.get_logger()
+
+
+class Line(msgspec.Struct, gc=False):
+    """The log line of a closed call, field by field as it is written."""
+
+    event_id: str
+    account: str
+    model: str
+    outcome: str
+    evidence: str
+    tokens_in: int
+    tokens_out: int
+    charge_mc: int
+    status: int
+    stream: bool
+    first_byte_ms: int
+    took_ms: int
+    held_mc: int
+    flags: tuple[str, ...] | None
+    event: str
+    program: str
+    level: str
+    timestamp: str
 
 
 class Saying:
@@ -32,42 +60,57 @@ class Saying:
 
     def _say(self) -> None:
         calls, self._closed = self._closed, []
-        _count([event for event, _ in calls])
-        for event, hold in calls:
-            _log(event, hold)
+        program, timestamp = (logs.usual.program, logs.usual.timestamp()) if logs.usual is not None else ("", "")
+        kinds, lines = metrics.CALLS.counts, []
+        all_in = all_out = charge_mc = cost_nano = 0
+        for call, hold in calls:
+            tokens_in, tokens_out = call.usage.tokens_in, call.usage.tokens_out
+            took_us, first_byte_us = call.settled_at_us - call.started_at_us, call.first_byte_us
+            kinds[call.family, call.outcome, call.evidence] += 1
+            all_in += tokens_in
+            all_out += tokens_out
+            charge_mc += call.charge_mc
+            cost_nano += call.cost_nano
+            (_STREAM if call.stream else _WHOLE).observe(took_us)
+            if first_byte_us:
+                _FIRST_BYTE.observe(first_byte_us)
+            for flag in call.flags:
+                metrics.FLAGS.labels(flag).inc()
+            lines.append(
+                Line(
+                    hold.call.event_text,
+                    hold.call.caller.account_text,
+                    call.model_asked,
+                    call.outcome,
+                    call.evidence,
+                    tokens_in,
+                    tokens_out,
+                    call.charge_mc,
+                    call.status,
+                    call.stream,
+                    first_byte_us // 1000,
+                    took_us // 1000,
+                    hold.held_mc,
+                    call.flags or None,
+                    "call",
+                    program,
+                    "info",
+                    timestamp,
+                )
+            )
+        metrics.TOKENS.counts[metrics.TOKENS_IN] += all_in
+        metrics.TOKENS.counts[metrics.TOKENS_OUT] += all_out
+        metrics.CREDITS.counts[()] += charge_mc
+        metrics.COST.counts[()] += cost_nano
+        _log(lines)
 
 
-def _count(calls: list[UsageEvent]) -> None:
-    for kind, number in Counter((call.family, call.outcome, call.evidence) for call in calls).items():
-        metrics.calls(*kind).inc(number)
-    for flag, number in Counter(flag for call in calls for flag in call.flags).items():
-        metrics.FLAGS.labels(flag).inc(number)
-    metrics.TOKENS_IN.inc(sum(call.usage.tokens_in for call in calls))
-    metrics.TOKENS_OUT.inc(sum(call.usage.tokens_out for call in calls))
-    metrics.CREDITS.inc(sum(call.charge_mc for call in calls))
-    metrics.COST.inc(sum(call.cost_nano for call in calls))
-    for call in calls:
-        duration = metrics.DURATION_STREAM if call.stream else metrics.DURATION_WHOLE
-        duration.observe((call.settled_at_us - call.started_at_us) / 1e6)
-        if call.first_byte_us:
-            metrics.FIRST_BYTE.observe(call.first_byte_us / 1e6)
-
-
-def _log(call: UsageEvent, hold: "Hold") -> None:
-    log.info(
-        "call",
-        event_id=hold.call.event_text,
-        account=hold.call.caller.account_text,
-        model=call.model_asked,
-        outcome=call.outcome,
-        evidence=call.evidence,
-        tokens_in=call.usage.tokens_in,
-        tokens_out=call.usage.tokens_out,
-        charge_mc=call.charge_mc,
-        status=call.status,
-        stream=call.stream,
-        first_byte_ms=call.first_byte_us // 1000,
-        took_ms=(call.settled_at_us - call.started_at_us) // 1000,
-        held_mc=hold.held_mc,
-        flags=list(call.flags) or None,
-    )
+def _log(lines: list[Line]) -> None:
+    if logs.usual is not None:
+        logs.usual.say(lines)
+        return
+    for line in lines:
+        facts = msgspec.structs.asdict(line)
+        for added in ("event", "program", "level", "timestamp"):
+            del facts[added]
+        log.info("call", **{**facts, "flags": list(line.flags) if line.flags else None})

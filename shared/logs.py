@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, Literal
 
@@ -19,6 +20,7 @@ _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 def configure(style: Literal["pretty", "json", "auto"], level: str, program: str) -> None:
     """Send structlog's and the standard library's records to stdout in one style, each bound to `program`."""
+    global usual  # noqa: PLW0603 (configured once, as structlog is)
     pretty = style == "pretty" or (style == "auto" and sys.stdout.isatty())
     shared: list[structlog.typing.Processor]
     if pretty:
@@ -31,11 +33,13 @@ def configure(style: Literal["pretty", "json", "auto"], level: str, program: str
         renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(pad_event_to=24)
         processors = [*shared, renderer]
         factory: Any = structlog.WriteLoggerFactory(file=sys.stdout)
+        usual = None
     else:
         line = JsonLine(program)
         shared, renderer = [], lambda logger, method, event: line(logger, method, event).decode()
         processors = [line]
         lines = Lines(sys.stdout.buffer)
+        usual = Usual(line, lines) if logging.getLevelName(level.upper()) <= logging.INFO else None
         factory = lambda *_: lines  # noqa: E731 (what structlog asks for)
     structlog.configure(
         processors=processors,
@@ -66,22 +70,30 @@ class JsonLine:
     """Renders a line at once, without a chain of processors: every call writes one."""
 
     def __init__(self, program: str) -> None:
-        self._program = program
+        self.program = program
         self._second = 0
         self._stamp = ""
         """Of that second, without its fraction."""
 
-    def __call__(self, logger: Any, method: str, line: structlog.typing.EventDict) -> bytes:
-        """With program, level, and the time in ISO 8601, UTC, in microseconds. What is no JSON becomes its `repr`."""
-        if "exc_info" in line:
-            line = structlog.processors.format_exc_info(logger, method, line)
-        line["program"] = self._program
-        line["level"] = _LEVELS.get(method, method)
+    def timestamp(self) -> str:
+        """The time in ISO 8601, UTC, in microseconds."""
         second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        line["timestamp"] = f"{self._stamp}.{nanoseconds // 1000:06d}Z"
+        return f"{self._stamp}.{nanoseconds // 1000:06d}Z"
+
+    def __call__(self, logger: Any, method: str, line: structlog.typing.EventDict) -> bytes:
+        """With program, level and time. What is no JSON becomes its `repr`."""
+        if "exc_info" in line:
+            line = structlog.processors.format_exc_info(logger, method, line)
+        line["program"] = self.program
+        line["level"] = _LEVELS.get(method, method)
+        line["timestamp"] = self.timestamp()
+        return self.encoded(line)
+
+    @staticmethod
+    def encoded(line: Mapping[str, Any]) -> bytes:
         try:
             return _encode(line)
         except (TypeError, ValueError, UnicodeEncodeError):
@@ -118,3 +130,26 @@ class Lines:
 
     debug = info = msg
     warn = warning = error = exception = critical = fatal = failure = urgent
+
+
+class Usual:
+    """Says lines of level info that are said often as `log.info` would, byte for byte, but without structlog's steps,
+    and many at once. Such a line is a Struct of its own, with the fields that `log.info` would be told, then `event`,
+    `program`, `level` and `timestamp`."""
+
+    def __init__(self, render: JsonLine, lines: Lines) -> None:
+        self._render = render
+        self._lines = lines
+        self.program = render.program
+        self.timestamp = render.timestamp
+
+    def say(self, lines: Sequence[msgspec.Struct]) -> None:
+        try:
+            said = b"\n".join(map(_encode, lines))
+        except (TypeError, ValueError, UnicodeEncodeError):
+            said = b"\n".join(self._render.encoded(msgspec.structs.asdict(line)) for line in lines)
+        self._lines.info(said)
+
+
+usual: Usual | None = None
+"""None where lines of level info are not said, or not as JSON: what becomes of them is for `log.info` to know then."""
