@@ -17,10 +17,10 @@ import os
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
+from zlib import crc32
 
 import structlog
 
@@ -83,7 +83,7 @@ class Journal:
         self._descriptor = -1
         self._full: list[tuple[int, int]] = []
         """Number and descriptor of full segments, closed by the thread that syncs them."""
-        self._late: list[bytes] = []
+        self._late = b""
         """Lines that go with the next record."""
         self._dirty = False
         self._syncing = threading.Lock()
@@ -107,24 +107,20 @@ class Journal:
 
     def write(self, kind: Kind, payload: bytes) -> None:
         """Append one record. Raises JournalFullError; a record is then either whole or dropped when it is read."""
+        data = _line(kind, payload)
         if self._late:
-            self._late.append(_line(kind, payload))
-            data = b"".join(self._late)
-            self._late.clear()
-        else:
-            data = _line(kind, payload)
+            data, self._late = self._late + data, b""
         self._append(data)
 
     def later(self, kind: Kind, payload: bytes) -> None:
         """Append one record that may be lost: with the next one, or at the next `flush`. It never precedes one that was
         written before it."""
-        self._late.append(_line(kind, payload))
+        self._late += _line(kind, payload)
 
     def flush(self) -> None:
         """Write what waits; it is lost where that fails."""
         if self._late:
-            data = b"".join(self._late)
-            self._late.clear()
+            data, self._late = self._late, b""
             with contextlib.suppress(JournalFullError):
                 self._append(data)
 
@@ -135,21 +131,28 @@ class Journal:
             self._append(b"\n" * PROBE_BYTES)
 
     def _append(self, data: bytes) -> None:
-        self._unwritten = True
-        if self._torn:
-            data = b"\n" + data
         try:
-            if self._size and self._size + len(data) > self._segment_bytes_max:
+            if self._torn:
+                data = b"\n" + data
+            length = len(data)
+            size = self._size + length
+            if size > self._segment_bytes_max and self._size:
                 self._open_next(time.time())
+                size = length
             written = os.write(self._descriptor, data)
-        except OSError as error:
-            raise JournalFullError(str(error)) from error
-        self._size += written
+        except BaseException as error:
+            self._unwritten = True
+            if isinstance(error, OSError):
+                raise JournalFullError(str(error)) from error
+            raise
         self._dirty = True
-        self._torn = written < len(data)
-        if self._torn:
-            raise JournalFullError(f"only {written} of {len(data)} bytes were written")
-        self._unwritten = False
+        if written != length:
+            self._size += written
+            self._torn = self._unwritten = True
+            raise JournalFullError(f"only {written} of {length} bytes were written")
+        self._size = size
+        if self._unwritten:
+            self._torn = self._unwritten = False
 
     def sync(self) -> None:
         """Flush to the disk; meant for a thread. Raises OSError, once for what could not be flushed: Linux drops it
@@ -356,7 +359,7 @@ def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
         log.info("journal_torn_tail", path=path.name, bytes=torn)
     for line in data[: len(data) - torn].split(b"\n"):
         try:
-            intact = int(line[:8], 16) == zlib.crc32(line[9:] + b"\n") and line[8:9] == b" "
+            intact = int(line[:8], 16) == crc32(line[9:] + b"\n") and line[8:9] == b" "
         except ValueError:
             intact = False
         if intact:
@@ -366,8 +369,8 @@ def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
 
 
 def _line(kind: Kind, payload: bytes) -> bytes:
-    line = b"%s %s\n" % (kind, payload)
-    return b"%08x %s" % (zlib.crc32(line), line)
+    line = b"%b %b\n" % (kind, payload)
+    return b"%08x %b" % (crc32(line), line)
 
 
 def _is_settled(folder: Path) -> bool:

@@ -266,6 +266,19 @@ def test_a_record_that_did_not_fit_takes_no_other_with_it(tmp_path: Path, room: 
     assert read(journal.folder) == ([(b"D", b"before"), (b"S", b"after")], 1 if room else 0)
 
 
+def test_what_was_torn_counts_towards_its_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None grows above its limit, though half of the first record is all that the disk took of it."""
+    monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 110)
+    journal = Journal(tmp_path, "gateway")
+    with file_size_max(25), pytest.raises(JournalFullError):
+        journal.write(b"D", b"%040d" % 0)
+    for number in (1, 2):
+        journal.write(b"S", b"%040d" % number)
+    journal.close()
+    assert [path.stat().st_size for path in segments(journal.folder)] == [25 + 1 + 51 + 1, 51 + 1]
+    assert read(journal.folder) == ([(b"S", b"%040d" % 1), (b"S", b"%040d" % 2)], 1)
+
+
 def test_a_journal_that_failed_is_ready_again_once_there_is_room(tmp_path: Path) -> None:
     """No call begins while the journal fails, so it probes by itself; a probe leaves nothing that is read."""
     journal = Journal(tmp_path, "gateway")
