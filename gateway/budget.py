@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from gateway import metrics
-from gateway.account_names import names
+from gateway.account_names import names_of
 from gateway.admission import Call
 from gateway.bounds import Bounds, affordable_tokens
 from gateway.identity import Caller
-from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
+from gateway.redis_link import RedisLink
+from gateway.redis_wire import RedisAnswerError, RedisAwayError
 from gateway.refusals import Refusal
 from gateway.settling import Settling, Void
 from shared import events, redis_keys
@@ -42,34 +44,28 @@ class ExhaustedError(Exception):
         self.spendable_mc = spendable_mc
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """Credit set aside for one running call."""
 
-    __slots__ = (
-        *("bounds", "call", "charge_mc", "closed", "closing", "draft", "exhausted", "held_mc", "mode", "noted"),
-        *("recorded", "unheld"),
-    )
-
-    def __init__(self, call: Call, bounds: Bounds, held_mc: int, mode: str, draft: UsageEvent, noted: bytes) -> None:
-        self.call = call
-        self.bounds = bounds
-        self.held_mc = held_mc
-        self.mode = mode
-        self.draft = draft
-        """The event that is booked if this process dies now."""
-        self.noted = noted
-        """The same as the journal and Redis keep it."""
-        self.exhausted = False
-        """More was refused, and what is held is used up."""
-        self.closing = False
-        """Somebody is closing this call: nobody else may."""
-        self.closed = False
-        self.recorded = False
-        """The journal has its close."""
-        self.charge_mc = 0
-        """What it was closed at."""
-        self.unheld = False
-        """It went on while Redis could not be asked for more: nothing bounds what it may cost."""
+    call: Call
+    bounds: Bounds
+    held_mc: int
+    mode: str
+    draft: UsageEvent
+    """The event that is booked if this process dies now."""
+    noted: bytes
+    """The same as the journal and Redis keep it."""
+    exhausted: bool = False
+    """More was refused, and what is held is used up."""
+    closing: bool = False
+    """Somebody is closing this call: nobody else may."""
+    closed: bool = False
+    recorded: bool = False
+    """The journal has its close."""
+    charge_mc: int = 0
+    """What it was closed at."""
+    unheld: bool = False
+    """It went on while Redis could not be asked for more: nothing bounds what it may cost."""
 
     @property
     def output_tokens(self) -> int:
@@ -92,11 +88,10 @@ class Budget:
         self._ttl_s = ttl_s
         self._stream_entries_max = stream_entries_max
         self._plans: OrderedDict[UUID, str] = OrderedDict()
-        self.running: dict[UUID, Hold] = {}
-        """Holds that are open: calls between their reservation and their close."""
-        self.idle = asyncio.Event()
-        """Set while no hold is open."""
-        self.idle.set()
+        self.running: dict[str, Hold] = {}
+        """Holds that are open, by the event's id: calls between their reservation and their close."""
+        self._ended: asyncio.Event | None = None
+        """Set when no hold is open any more, where somebody waits for that."""
         self.closed = Settling(link, spawn)
         """Calls that were closed, until Redis has confirmed them."""
 
@@ -104,6 +99,13 @@ class Budget:
     def owing(self) -> bool:
         """Redis may lack a call that the journal holds."""
         return bool(self.running) or self.closed.owing
+
+    async def idle(self) -> None:
+        """Wait until no hold is open."""
+        while self.running:
+            if self._ended is None:
+                self._ended = asyncio.Event()
+            await self._ended.wait()
 
     def plan_of(self, call_plan: str, account_id: UUID) -> str:
         """The plan to price with: the account's if it is known to differ, else the key's."""
@@ -147,8 +149,7 @@ class Budget:
 
         Raises PlanDiffersError, ExhaustedError, and Refusal `account_blocked`, `unknown_account`, `not_ready`.
         """
-        caller, noted = call.caller, events.encode(draft)
-        seen = b""
+        caller, noted, seen = call.caller, events.encode(draft), b""
         if caller.external_id:
             seen = events.encode(
                 AccountSeen(
@@ -163,8 +164,8 @@ class Budget:
                     role=caller.labels.role,
                 )
             )
+        account = names_of(caller.account_text)
         arguments = (
-            caller.account_text,
             call.event_text,
             call.rates.plan,
             bounds.slice_mc if bounds.stoppable else bounds.full_mc,
@@ -177,22 +178,25 @@ class Budget:
             allowance_mc,
         )
         try:
-            verdict, *facts = await self._link.run("reserve", names(caller.account_id).reserve, arguments)
+            try:
+                verdict, *facts = await self._link.call("reserve", account.reserve, arguments)
+            except RedisAnswerError as error:
+                verdict, *facts = await self._link.taught(error, "reserve", account.reserve, arguments)
         except asyncio.CancelledError:
-            self.closed.tell(call.event_id, Void(caller.account_id))  # the client left: whatever was held is given back
+            # The client left: whatever was held is given back.
+            self.closed.tell(call.event_text, account, Void(caller.account_id))
             raise
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("reserve_failed", error=str(error))
             if isinstance(error, RedisAnswerError):
                 self._link.refused(error)
             else:  # the hold may stand, only its answer was lost: it is given back
-                self.closed.tell(call.event_id, Void(caller.account_id))
+                self.closed.tell(call.event_text, account, Void(caller.account_id))
             raise Refusal("not_ready") from error
         match verdict:
             case b"ok":
                 hold = Hold(call, bounds, facts[0], facts[2].decode(), draft, noted)
-                self.running[call.event_id] = hold
-                self.idle.clear()
+                self.running[call.event_text] = hold
                 return hold
             case b"plan":
                 self._remember_plan(caller, facts[0].decode())
@@ -231,7 +235,6 @@ class Budget:
     async def _extend(self, hold: Hold, more_mc: int, *, again_mc: int | None = None) -> list[Any]:
         caller = hold.call.caller
         arguments = (
-            caller.account_text,
             hold.call.event_text,
             more_mc,
             self._ttl_s,
@@ -239,7 +242,7 @@ class Budget:
             hold.noted,
             "" if again_mc is None else again_mc,
         )
-        return await self._link.run("extend", names(caller.account_id).extend, arguments)
+        return await self._link.run("extend", names_of(caller.account_text).extend, arguments)
 
     async def keep_alive(self) -> None:
         """Renew every open hold, twice within its time to live, for as long as the gateway runs."""
@@ -252,22 +255,21 @@ class Budget:
         """Keep every open hold alive, and make those again that are gone."""
         await asyncio.gather(*(self.extend(hold, 0) for hold in list(self.running.values())))
 
-    def settle(self, hold: Hold, event: UsageEvent, payload: bytes = b"") -> None:
+    def settle(self, hold: Hold, fact: UsageEvent | Void, payload: bytes = b"") -> None:
         """Report a closed call, now or as soon as Redis is back. Its S record is on disk already; `payload` is what
         that says, where it is at hand."""
-        self._close(hold, event, payload)
+        assert not hold.closed, "a hold is closed once"
+        hold.closed = True
+        call = hold.call
+        del self.running[call.event_text]
+        if self._ended is not None and not self.running:
+            self._ended.set()
+            self._ended = None
+        self.closed.tell(call.event_text, names_of(call.caller.account_text), fact, payload)
 
     def void(self, hold: Hold) -> None:
         """Give a hold back: the call came to nothing."""
-        self._close(hold, Void(hold.call.caller.account_id))
-
-    def _close(self, hold: Hold, fact: UsageEvent | Void, payload: bytes = b"") -> None:
-        assert not hold.closed, "a hold is closed once"
-        hold.closed = True
-        del self.running[hold.call.event_id]
-        if not self.running:
-            self.idle.set()
-        self.closed.tell(hold.call.event_id, fact, payload)
+        self.settle(hold, Void(hold.call.caller.account_id))
 
     def _remember_plan(self, caller: Caller, plan: str) -> None:
         if plan == caller.key.plan:

@@ -61,7 +61,7 @@ async def _ended(gate: Gate) -> None:
 
 async def _booked(gate: Gate) -> None:
     await _ended(gate)
-    await gate.budget.idle.wait()
+    await gate.budget.idle()
 
 
 async def _flushed(runner: web.BaseRunner) -> None:

@@ -21,7 +21,8 @@ import structlog
 from gateway import metrics
 from gateway.budget import Budget
 from gateway.journal import NO_SEGMENT, DeadJournal, Journal, dead_journals, number_of, read, segments
-from gateway.redis_link import RedisAnswerError, RedisAwayError, RedisLink
+from gateway.redis_link import RedisLink
+from gateway.redis_wire import RedisAnswerError, RedisAwayError
 from shared import epochs, events, ids, redis_keys
 from shared.events import UnreadableEntryError, UsageEvent
 

@@ -11,7 +11,6 @@ go.
 """
 
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -38,7 +37,7 @@ class Retention:
         self._budget = budget
         self._retelling = retelling
         self._adoption = adoption
-        self._waiting: set[UUID] = set()
+        self._waiting: set[str] = set()
         """Calls of the present generation that are not over and confirmed."""
         self._began = 0
         """The segment that was written when it began; 0: there is none."""

@@ -6,15 +6,15 @@ What waits is bounded, in memory; the journal has all of it.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from gateway.account_names import names
-from gateway.redis_link import Bytes, RedisAnswerError, RedisAwayError, RedisLink
+from gateway.account_names import AccountNames, names
+from gateway.redis_link import RedisLink
+from gateway.redis_wire import Bytes, RedisAnswerError, RedisAwayError
 from shared import events, redis_keys
 from shared.events import UsageEvent
 
@@ -37,24 +37,39 @@ class Void(msgspec.Struct, frozen=True):
     account_id: UUID
 
 
+class _Telling(msgspec.Struct, eq=False):
+    """Waits for Redis's answer to one closed call. No coroutine does, as it mostly says yes."""
+
+    settling: "Settling"
+    event_id: str
+    fact: UsageEvent | Void
+
+    def set_result(self, _: Any, /) -> None:
+        self.settling.confirm(self.event_id)
+
+    def set_exception(self, error: RedisAwayError | RedisAnswerError, /) -> None:
+        self.settling.failed(self.event_id, self.fact, error)
+
+
 class Settling:
     """Closed calls that Redis has not confirmed yet."""
 
     def __init__(self, link: RedisLink, spawn: Callable[[Awaitable[Any]], object]) -> None:
         self._link = link
         self._spawn = spawn
-        self._unsettled: OrderedDict[UUID, UsageEvent | Void] = OrderedDict()
+        self._unsettled: OrderedDict[str, UsageEvent | Void] = OrderedDict()
+        """By the event's id."""
         self._retrying = False
         self._retelling = 0
-        self._room = asyncio.Event()
-        """Set whenever a closed call has been confirmed."""
+        self._room: asyncio.Event | None = None
+        """Set when the next closed call has been confirmed, where somebody waits for that."""
         self.dropped = 0
         """Closed calls that were dropped from memory: only the journal has them, until it is told again."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
 
-    def __iter__(self) -> Iterator[UUID]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._unsettled)
 
     def __contains__(self, event_id: object) -> bool:
@@ -70,48 +85,46 @@ class Settling:
         while self._unsettled:
             await self._confirmation()
 
-    def tell(self, event_id: UUID, fact: UsageEvent | Void, payload: bytes = b"") -> None:
+    def tell(self, event_id: str, account: AccountNames, fact: UsageEvent | Void, payload: bytes = b"") -> None:
         """Tell Redis, now or as soon as it is back. `payload`: the event, where it is encoded already."""
         if len(self._unsettled) >= UNSETTLED_MAX:
             # Its record is in the journal, which is told again when Redis is back.
             dropped, _ = self._unsettled.popitem(last=False)
             self.dropped += 1
-            self._room.set()
-            log.error("unsettled_overflow", event_id=str(dropped), limit=UNSETTLED_MAX)
+            self._say_room()
+            log.error("unsettled_overflow", event_id=dropped, limit=UNSETTLED_MAX)
         self._unsettled[event_id] = fact
+        telling = _Telling(self, event_id, fact)
         try:
-            answer = self._link.call("settle", *_settling(event_id, fact, payload))
+            self._link.tell("settle", account.settle, _arguments(event_id, fact, payload), telling)
         except RedisAwayError as error:
             self._put_off(event_id, fact, error)
-        else:
-            answer.add_done_callback(partial(self._told, event_id, fact))
 
-    def _told(self, event_id: UUID, fact: UsageEvent | Void, answer: "asyncio.Future[Any]") -> None:
-        """Redis has answered: no coroutine waits for it, as it mostly says yes."""
-        error = answer.exception()
-        if error is None:
-            self._confirm(event_id)
-        elif isinstance(error, RedisAnswerError) and error.no_script:
+    def confirm(self, event_id: str) -> None:
+        """Redis has it."""
+        self._unsettled.pop(event_id, None)
+        if self._room is not None:
+            self._say_room()
+
+    def failed(self, event_id: str, fact: UsageEvent | Void, error: RedisAwayError | RedisAnswerError) -> None:
+        """Redis may not have it."""
+        if isinstance(error, RedisAnswerError) and error.no_script:
             self._spawn(self._settle(event_id, fact))
         else:
             self._put_off(event_id, fact, error)
 
-    async def _settle(self, event_id: UUID, fact: UsageEvent | Void) -> None:
+    async def _settle(self, event_id: str, fact: UsageEvent | Void) -> None:
         """One more attempt."""
         try:
-            await self._link.run("settle", *_settling(event_id, fact))
+            await self._link.run("settle", names(fact.account_id).settle, _arguments(event_id, fact))
         except (RedisAwayError, RedisAnswerError) as error:
             self._put_off(event_id, fact, error)
         else:
-            self._confirm(event_id)
+            self.confirm(event_id)
 
-    def _confirm(self, event_id: UUID) -> None:
-        self._unsettled.pop(event_id, None)
-        self._room.set()
-
-    def _put_off(self, event_id: UUID, fact: UsageEvent | Void, error: BaseException) -> None:
+    def _put_off(self, event_id: str, fact: UsageEvent | Void, error: Exception) -> None:
         """It stays in `_unsettled`, for `_settle_rest`."""
-        log.warning("settle_failed", event_id=str(event_id), void=isinstance(fact, Void), error=str(error))
+        log.warning("settle_failed", event_id=event_id, void=isinstance(fact, Void), error=str(error))
         self._retry_later()
 
     def _retry_later(self) -> None:
@@ -132,7 +145,7 @@ class Settling:
 
     def resettle(self, event: UsageEvent) -> None:
         """Report a call that a journal holds; harmless where it was reported before."""
-        self.tell(event.event_id, event)
+        self.tell(str(event.event_id), names(event.account_id), event)
 
     async def resettle_all(self, calls: Iterable[UsageEvent]) -> None:
         """Report many, a few at a time, however long Redis is away: none is dropped, and live calls go on.
@@ -140,12 +153,12 @@ class Settling:
         Returns when Redis has confirmed all of them.
         """
         self._retelling += 1
-        told: list[UUID] = []
+        told: list[str] = []
         for event in calls:
             while len(self._unsettled) >= RETOLD_WAITING_MAX:
                 await self._confirmation()
             self.resettle(event)
-            told.append(event.event_id)
+            told.append(str(event.event_id))
             if len(told) == RETOLD_AT_ONCE:
                 await self._confirmed(told)
                 told.clear()
@@ -153,20 +166,24 @@ class Settling:
         await self._confirmed(told)
         self._retelling -= 1
 
-    async def _confirmed(self, event_ids: Iterable[UUID]) -> None:
+    async def _confirmed(self, event_ids: Iterable[str]) -> None:
         for event_id in event_ids:
             while event_id in self._unsettled:
                 await self._confirmation()
 
     async def _confirmation(self) -> None:
-        self._room.clear()
+        if self._room is None:
+            self._room = asyncio.Event()
         await self._room.wait()
 
+    def _say_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
-def _settling(event_id: UUID, fact: UsageEvent | Void, payload: bytes = b"") -> tuple[tuple[str, ...], list[Bytes]]:
-    """Keys and arguments of shared/lua/settle.lua. `payload`: the event, where it has been encoded already."""
-    account = names(fact.account_id)
+
+def _arguments(event_id: str, fact: UsageEvent | Void, payload: bytes = b"") -> tuple[Bytes, ...]:
+    """Of shared/lua/settle.lua, behind the account. `payload`: the event, where it has been encoded already."""
     if isinstance(fact, Void):
-        return account.settle, [account.text, str(event_id), 0, b"", ""]
-    kind = redis_keys.LOST if fact.lost else ""
-    return account.settle, [account.text, str(event_id), fact.charge_mc, payload or events.encode(fact), kind]
+        return event_id, 0, b"", ""
+    return event_id, fact.charge_mc, payload or events.encode(fact), redis_keys.LOST if fact.lost else ""

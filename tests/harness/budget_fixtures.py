@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway import redis_link, settling
+from gateway import redis_wire, settling
 from gateway.admission import Call
 from gateway.budget import Budget, Hold
 from gateway.redis_link import RedisLink
@@ -37,7 +37,7 @@ async def proxy(server: RedisProgram) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def link(server: RedisProgram, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisLink]:
-    monkeypatch.setattr(redis_link, "ANSWER_S_MAX", 0.2)
+    monkeypatch.setattr(redis_wire, "ANSWER_S_MAX", 0.2)
     monkeypatch.setattr(settling, "SETTLE_RETRY_S", 0.02)
     made = RedisLink(f"redis://:{quote(server.password, safe='')}@127.0.0.1:{proxy.port}/0")
     await made.start()

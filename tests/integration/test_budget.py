@@ -29,8 +29,8 @@ async def test_a_hold_is_what_redis_says(budget: Budget, ana: HoldScripts) -> No
     state = ana.state()
     assert (hold.held_mc, hold.mode, state.held) == (100, "enforce", 100)
     assert state.holds[str(hold.call.event_id)][2] == events.encode(hold.draft)
-    assert budget.running == {hold.call.event_id: hold}
-    assert not budget.idle.is_set()
+    assert budget.running == {hold.call.event_text: hold}
+    assert budget.running
     assert hold.output_tokens == (100 - BOUNDS.input_mc) * BOUNDS.full_tokens // (BOUNDS.full_mc - BOUNDS.input_mc)
     budget.void(hold)
 
@@ -89,7 +89,7 @@ async def test_every_refusal_of_redis_is_the_right_one(budget: Budget, ana: Hold
     with refused("not_ready"):
         await reserve(budget)
     assert (budget.running, ana.state().held) == ({}, 0)
-    assert budget.idle.is_set()
+    assert not budget.running
 
 
 async def test_an_accounts_own_plan_is_learnt(budget: Budget, ana: HoldScripts) -> None:
@@ -151,7 +151,7 @@ async def test_a_call_that_is_cancelled_while_it_reserves_gives_back(
     await until(lambda: len(budget.closed) == 0)
     assert ana.state().holds == {}
     assert booked(ana) == []
-    assert budget.idle.is_set()
+    assert not budget.running
 
 
 async def test_a_hold_whose_answer_was_lost_is_given_back(budget: Budget, ana: HoldScripts, proxy: Proxy) -> None:

@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from gateway import redis_link
-from gateway.redis_link import ANSWER_S_MAX, RedisAnswerError, RedisAwayError, RedisLink
+from gateway import redis_wire
+from gateway.redis_link import RedisLink
+from gateway.redis_wire import ANSWER_S_MAX, RedisAnswerError, RedisAwayError, packed
 from tests.harness.budget_fixtures import proxy, server
 from tests.harness.hold_scripts import HoldScripts
 from tests.harness.proxy import Proxy
@@ -24,6 +25,7 @@ __all__ = ["proxy", "server"]
 pytestmark = pytest.mark.integration
 
 SETTLE_KEYS = ("account", "holds", "unposted", "deadlines", "stream")
+SOME_KEYS = packed("a", "h", "u", "d", "s", "acc")
 
 
 @pytest.fixture
@@ -154,9 +156,9 @@ async def test_a_cancelled_script_takes_effect_and_its_answer_goes_nowhere(
 ) -> None:
     """The command was sent: it counts, and the next caller gets its own answer."""
     proxy.stall()
-    first = asyncio.create_task(link.run("settle", ("a", "h", "u", "d", "s"), ("acc", "event", 7, "{}")))
+    first = asyncio.create_task(link.run("settle", SOME_KEYS, ("event", 7, "{}", "")))
     await asyncio.sleep(0)
-    second = asyncio.create_task(link.run("settle", ("a", "h", "u", "d", "s"), ("acc", "event", 7, "{}")))
+    second = asyncio.create_task(link.run("settle", SOME_KEYS, ("event", 7, "{}", "")))
     await asyncio.sleep(0)
     first.cancel()
     proxy.flow()
@@ -189,7 +191,7 @@ async def test_a_cancelled_waiter_does_not_hide_that_redis_stalls(
     link: RedisLink, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest command counts for lateness though nobody waits for it any more."""
-    monkeypatch.setattr(redis_link, "ANSWER_S_MAX", 0.05)
+    monkeypatch.setattr(redis_wire, "ANSWER_S_MAX", 0.05)
     proxy.stall()
     asking = asyncio.create_task(echo(link, "x"))
     await asyncio.sleep(0)
@@ -203,7 +205,7 @@ async def test_a_paused_redis_is_away_and_comes_back(
     server: RedisProgram, link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP: connections stay open and nothing is answered; SIGCONT: the link is back by itself."""
-    monkeypatch.setattr(redis_link, "ANSWER_S_MAX", 0.1)
+    monkeypatch.setattr(redis_wire, "ANSWER_S_MAX", 0.1)
     server.pause()
     try:
         assert await seconds(echo(link, "x")) < 1
@@ -253,7 +255,7 @@ async def test_too_many_commands_in_flight_are_refused(
     link: RedisLink, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory stays bounded while Redis stalls; those in flight are answered when it goes on."""
-    monkeypatch.setattr(redis_link, "WAITING_MAX", 5)
+    monkeypatch.setattr(redis_wire, "WAITING_MAX", 5)
     proxy.stall()
     asking = [asyncio.create_task(echo(link, str(number))) for number in range(8)]
     await asyncio.sleep(0)
@@ -278,9 +280,8 @@ async def test_closing_fails_those_who_wait(server: RedisProgram, proxy: Proxy) 
 
 
 async def run_settle(link: RedisLink, account: HoldScripts, number: int) -> Any:
-    keys = [account.keys[key] for key in SETTLE_KEYS]
-    arguments = (str(account.account_id), f"event-{number}", 1, account.event(number, 1))
-    return await link.run("settle", keys, arguments)
+    keys = packed(*(account.keys[key] for key in SETTLE_KEYS), str(account.account_id))
+    return await link.run("settle", keys, (f"event-{number}", 1, account.event(number, 1), ""))
 
 
 async def test_forgotten_scripts_are_sent_again(server: RedisProgram, link: RedisLink) -> None:
@@ -301,7 +302,7 @@ async def test_a_script_that_fails_says_why(link: RedisLink) -> None:
     await link.send("SET", "h", "no hash")
     before = link.round_trips
     with pytest.raises(RedisAnswerError, match="WRONGTYPE"):
-        await link.run("settle", ("a", "h", "u", "d", "s"), ("acc", "event", 7, "{}"))
+        await link.run("settle", SOME_KEYS, ("event", 7, "{}", ""))
     assert link.round_trips == before + 1
     await link.send("DEL", "h")
 
@@ -315,7 +316,7 @@ async def test_after_a_restart_the_scripts_are_there_again(tmp_path: Path) -> No
             first = link.run_id
             own.kill()
             await until(lambda: not link.ready)
-            assert await seconds(link.run("settle", (), ())) < 0.1
+            assert await seconds(link.run("settle", SOME_KEYS, ("event", 7, "{}", ""))) < 0.1
             own.start()
             await until(lambda: link.ready)
             assert connects == [link.run_id]
@@ -332,7 +333,7 @@ async def test_a_start_without_redis_waits_for_none(tmp_path: Path) -> None:
         own.kill()
         async with connected(own, own.port) as link:
             assert not link.ready
-            assert await seconds(link.run("settle", (), ())) < 0.1
+            assert await seconds(link.run("settle", SOME_KEYS, ("event", 7, "{}", ""))) < 0.1
             own.start()
             await until(lambda: link.ready)
 

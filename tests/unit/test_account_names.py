@@ -3,7 +3,8 @@
 import re
 from uuid import UUID
 
-from gateway.account_names import account_of, names
+from gateway.account_names import account_of, names, names_of
+from gateway.redis_wire import packed
 from shared import ids, redis_keys, scripts
 
 
@@ -23,11 +24,11 @@ def test_they_are_the_keys_of_the_scripts_in_their_order() -> None:
     for name, keys in (("reserve", account.reserve), ("extend", account.extend), ("settle", account.settle)):
         said = re.search(r"^-- KEYS +(.*?) +\(one slot\)$", scripts.load(name, 7).text, re.MULTILINE)
         assert said is not None
-        assert keys == tuple(made[part] for part in said[1].split(", ")), name
+        assert keys == packed(*(made[part] for part in said[1].split(", ")), account.text), name
 
 
 def test_one_account_has_one_set_of_names() -> None:
     directory = ids.directory_id("librechat")
     assert account_of(directory, "ana") == ids.account_id(directory, "ana")
     assert account_of(directory, "ana") != account_of(directory, "rui")
-    assert names(UUID(int=1)) is names(UUID(int=1))
+    assert names(UUID(int=1)) is names(UUID(int=1)) is names_of(str(UUID(int=1)))

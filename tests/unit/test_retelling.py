@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.journal import NO_SEGMENT, DeadJournal, Journal, Kind, dead_journals, segments
-from gateway.redis_link import RedisAnswerError, RedisAwayError
+from gateway.redis_wire import RedisAnswerError, RedisAwayError
 from gateway.retelling import RESTART_LOSS_S_MAX, Retelling, closed_calls, lost
 from shared import epochs, events, ids, redis_keys
 from shared.events import UsageEvent

@@ -39,11 +39,11 @@ class Busy:
 
     def begin(self) -> UsageEvent:
         event = used("ana", 1, outcome="lost", evidence="none")
-        self.budget.running[event.event_id] = cast("Any", SimpleNamespace(noted=events.encode(event)))
+        self.budget.running[str(event.event_id)] = cast("Any", SimpleNamespace(noted=events.encode(event)))
         try:
             self.journal.write(b"D", events.encode(event))
         except JournalFullError:
-            del self.budget.running[event.event_id]  # refused
+            del self.budget.running[str(event.event_id)]  # refused
             raise
         return event
 
@@ -51,12 +51,12 @@ class Busy:
         try:
             self.journal.write(b"S", events.encode(event))
         finally:
-            del self.budget.running[event.event_id]
+            del self.budget.running[str(event.event_id)]
         if not confirmed:
-            self.budget.closed._unsettled[event.event_id] = event
+            self.budget.closed._unsettled[str(event.event_id)] = event
 
     def confirm(self, event: UsageEvent) -> None:
-        del self.budget.closed._unsettled[event.event_id]
+        del self.budget.closed._unsettled[str(event.event_id)]
 
     def calls(self, number: int = CALLS) -> None:
         for place in range(number):
