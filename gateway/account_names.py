@@ -17,6 +17,7 @@ class AccountNames(msgspec.Struct, frozen=True):
     """How the commands begin that run the scripts in shared/lua: the keys in their order and the account's id, packed
     as Redis's protocol has them."""
 
+    account_id: UUID
     text: str
     """The account's id."""
     shard: int
@@ -26,13 +27,15 @@ class AccountNames(msgspec.Struct, frozen=True):
 
 
 @lru_cache(ACCOUNTS_KNOWN_MAX)
-def names_of(text: str) -> AccountNames:
+def names_by_text(text: str) -> AccountNames:
     """By the account's id as text, which hashes faster than a UUID."""
-    shard = ids.shard_of(UUID(text))
+    account_id = UUID(text)
+    shard = ids.shard_of(account_id)
     epoch, deadlines, stream = redis_keys.epoch(shard), redis_keys.deadlines(shard), redis_keys.usage_stream(shard)
     account, holds = redis_keys.account(shard, text), redis_keys.holds(shard, text)
     unposted = redis_keys.unposted(shard, text)
     return AccountNames(
+        account_id=account_id,
         text=text,
         shard=shard,
         reserve=packed(epoch, account, holds, deadlines, stream, text),
@@ -43,7 +46,7 @@ def names_of(text: str) -> AccountNames:
 
 @lru_cache(ACCOUNTS_KNOWN_MAX)
 def names(account_id: UUID) -> AccountNames:
-    return names_of(str(account_id))
+    return names_by_text(str(account_id))
 
 
 account_of: Final = lru_cache(ACCOUNTS_KNOWN_MAX)(ids.account_id)

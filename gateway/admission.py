@@ -22,7 +22,7 @@ from gateway.families import CHAT_LIMITS, Family
 from gateway.identity import Caller, check_body_user
 from gateway.recount.estimate import estimate_prompt
 from gateway.refusals import Refusal
-from shared import pricing
+from shared import ids, pricing
 from shared.pricing import PricedModel
 from shared.projection import Catalog, Plan
 
@@ -60,7 +60,7 @@ class Call(msgspec.Struct, frozen=True):
     """The event's id as text, made once."""
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "event_text", str(self.event_id))
+        msgspec.structs.force_setattr(self, "event_text", ids.as_text(self.event_id))
 
     def repriced(self, rates: Rates, input_tokens: int, catalog: Catalog | None = None) -> "Call":
         """The same call at other rates, of a catalog that may be newer, or with its input counted anew."""

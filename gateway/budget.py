@@ -4,13 +4,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 import structlog
 
 from gateway import metrics
-from gateway.account_names import names_of
+from gateway.account_names import names_by_text
 from gateway.admission import Call
 from gateway.bounds import Bounds, affordable_tokens
 from gateway.identity import Caller
@@ -87,7 +86,8 @@ class Budget:
         self._link = link
         self._ttl_s = ttl_s
         self._stream_entries_max = stream_entries_max
-        self._plans: OrderedDict[UUID, str] = OrderedDict()
+        self._plans: OrderedDict[str, str] = OrderedDict()
+        """Of accounts, by their id, whose plan is not their key's."""
         self.running: dict[str, Hold] = {}
         """Holds that are open, by the event's id: calls between their reservation and their close."""
         self._ended: asyncio.Event | None = None
@@ -107,9 +107,9 @@ class Budget:
                 self._ended = asyncio.Event()
             await self._ended.wait()
 
-    def plan_of(self, call_plan: str, account_id: UUID) -> str:
+    def plan_of(self, caller: Caller) -> str:
         """The plan to price with: the account's if it is known to differ, else the key's."""
-        return self._plans.get(account_id, call_plan)
+        return self._plans.get(caller.account_text, caller.key.plan)
 
     async def learn_plan(self, caller: Caller) -> bool:
         """Ask for the account's plan, where its key's, or one that it had, refuses something. True: it is another one
@@ -122,7 +122,7 @@ class Budget:
         except (RedisAwayError, RedisAnswerError) as error:
             log.warning("look_failed", error=str(error))
             raise Refusal("not_ready") from error
-        if not told or told.decode() == self.plan_of(caller.key.plan, caller.account_id):
+        if not told or told.decode() == self.plan_of(caller):
             return False
         self._remember_plan(caller, told.decode())
         return True
@@ -164,7 +164,7 @@ class Budget:
                     role=caller.labels.role,
                 )
             )
-        account = names_of(caller.account_text)
+        account = names_by_text(caller.account_text)
         arguments = (
             call.event_text,
             call.rates.plan,
@@ -242,7 +242,7 @@ class Budget:
             hold.noted,
             "" if again_mc is None else again_mc,
         )
-        return await self._link.run("extend", names_of(caller.account_text).extend, arguments)
+        return await self._link.run("extend", names_by_text(caller.account_text).extend, arguments)
 
     async def keep_alive(self) -> None:
         """Renew every open hold, twice within its time to live, for as long as the gateway runs."""
@@ -265,7 +265,7 @@ class Budget:
         if self._ended is not None and not self.running:
             self._ended.set()
             self._ended = None
-        self.closed.tell(call.event_text, names_of(call.caller.account_text), fact, payload)
+        self.closed.tell(call.event_text, names_by_text(call.caller.account_text), fact, payload)
 
     def void(self, hold: Hold) -> None:
         """Give a hold back: the call came to nothing."""
@@ -273,10 +273,10 @@ class Budget:
 
     def _remember_plan(self, caller: Caller, plan: str) -> None:
         if plan == caller.key.plan:
-            self._plans.pop(caller.account_id, None)
+            self._plans.pop(caller.account_text, None)
             return
-        self._plans[caller.account_id] = plan
-        self._plans.move_to_end(caller.account_id)
+        self._plans[caller.account_text] = plan
+        self._plans.move_to_end(caller.account_text)
         if len(self._plans) > PLANS_KNOWN_MAX:
             self._plans.popitem(last=False)
 

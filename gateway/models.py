@@ -96,7 +96,7 @@ async def _offered(gate: Gate, request: web.BaseRequest) -> list[dict[str, Any]]
         caller = identify(key, request.headers)
         with contextlib.suppress(Refusal):  # while Redis is away the list is what is known
             await gate.budget.learn_plan(caller)
-        plan_name = gate.budget.plan_of(key.plan, caller.account_id)
+        plan_name = gate.budget.plan_of(caller)
     catalog = gate.book.catalog
     plan = catalog.plans.get(plan_name)
     if plan is None:

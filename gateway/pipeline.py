@@ -104,7 +104,7 @@ async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Cal
 def _plan(gate: Gate, caller: Caller) -> Plan:
     """The account's plan as far as it is known, else the key's. Refusals: 503."""
     catalog = gate.book.catalog
-    plan = catalog.plans.get(gate.budget.plan_of(caller.key.plan, caller.account_id))
+    plan = catalog.plans.get(gate.budget.plan_of(caller))
     if plan is None or plan.card not in catalog.cards:
         raise Refusal("not_ready")  # a key that is ahead of this catalog
     return plan

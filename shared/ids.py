@@ -5,9 +5,12 @@ key stays unique. Account ids are UUIDv5: anyone who knows the directory and the
 """
 
 import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID, SafeUUID, uuid5
+
+import msgspec
 
 SHARDS: Final = 16
 """Logical shards. Fixed for ever: keys in Redis and streams are named by it."""
@@ -19,16 +22,25 @@ _SUNDIAL: Final = UUID("6f2d1b34-9c1e-5b0a-8f57-2f1d7f0c5a11")
 """Namespace of every UUIDv5 below; never changes."""
 
 
+_RANDOM: Final = (1 << 80) - 1 & ~(0xF << 76 | 0x3 << 62)
+"""The bits of a UUIDv7 that are random."""
+_VERSION_7: Final = 0x7 << 76 | 0x2 << 62
+"""Those that say that it is one."""
+_set: Final = object.__setattr__
+
+as_text: Final[Callable[[UUID], str]] = msgspec.to_builtins
+"""An id as text, as `str` writes it, in a quarter of its time."""
+
+
 def uuid7(now_ms: int, random: bytes) -> UUID:
     """A UUIDv7 from Unix milliseconds and ten random bytes."""
-    assert 0 <= now_ms < 1 << 48
+    assert now_ms >> 48 == 0
     assert len(random) == 10
-    bits = (now_ms << 80) | int.from_bytes(random, "big")
-    bits &= ~(0xF << 76)
-    bits |= 0x7 << 76
-    bits &= ~(0x3 << 62)
-    bits |= 0x2 << 62
-    return UUID(int=bits)
+    # Every call has one. UUID's own constructor looks at seven ways to be told what it is, and forbids to be set.
+    made = UUID.__new__(UUID)
+    _set(made, "int", now_ms << 80 | int.from_bytes(random, "big") & _RANDOM | _VERSION_7)
+    _set(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def uuid7_ms(value: UUID) -> int:

@@ -99,8 +99,8 @@ async def test_an_accounts_own_plan_is_learnt(budget: Budget, ana: HoldScripts) 
     with pytest.raises(PlanDiffersError) as other:
         await reserve(budget, of)
     assert other.value.plan == "gold"
-    assert budget.plan_of("default", of.caller.account_id) == "gold"
-    assert budget.plan_of("default", call("zoe").caller.account_id) == "default"
+    assert budget.plan_of(of.caller) == "gold"
+    assert budget.plan_of(call("zoe").caller) == "default"
     budget.void(await reserve(budget, of.repriced(rates(plan="gold"), 10)))
 
 
@@ -112,18 +112,18 @@ async def test_a_plan_is_asked_for_and_forgotten_where_it_is_the_keys_again(budg
     assert not await budget.learn_plan(stranger)
     ana.told(1_000, revision=2, plan="gold")
     assert await budget.learn_plan(of)
-    assert budget.plan_of("default", of.account_id) == "gold"
+    assert budget.plan_of(of) == "gold"
     assert not await budget.learn_plan(of)
     ana.told(1_000, revision=3, plan="default")
     assert await budget.learn_plan(of)
-    assert budget.plan_of("default", of.account_id) == "default"
+    assert budget.plan_of(of) == "default"
     ana.told(1_000, revision=4, plan="gold")
     with pytest.raises(PlanDiffersError):
         await reserve(budget)
     ana.told(1_000, revision=5, plan="default")
     with pytest.raises(PlanDiffersError):
         await reserve(budget, call().repriced(rates(plan="gold"), 10))
-    assert budget.plan_of("default", of.account_id) == "default"
+    assert budget.plan_of(of) == "default"
 
 
 async def test_fifty_parallel_calls_with_credit_for_three(budget: Budget, ana: HoldScripts) -> None:

@@ -3,7 +3,7 @@
 import re
 from uuid import UUID
 
-from gateway.account_names import account_of, names, names_of
+from gateway.account_names import account_of, names, names_by_text
 from gateway.redis_wire import packed
 from shared import ids, redis_keys, scripts
 
@@ -31,4 +31,4 @@ def test_one_account_has_one_set_of_names() -> None:
     directory = ids.directory_id("librechat")
     assert account_of(directory, "ana") == ids.account_id(directory, "ana")
     assert account_of(directory, "ana") != account_of(directory, "rui")
-    assert names(UUID(int=1)) is names(UUID(int=1)) is names_of(str(UUID(int=1)))
+    assert names(UUID(int=1)) is names(UUID(int=1)) is names_by_text(str(UUID(int=1)))
