@@ -37,13 +37,14 @@ log = structlog.get_logger()
 class Early:
     """Of one call. Does nothing for answers that are no streams of text, nor for clients of HTTP/1.0."""
 
+    opened: Opening | None = None
+    """What the client has got; None: nothing, its answer begins with the upstream's."""
+    _timer: asyncio.TimerHandle | None = None
+
     def __init__(self, gate: Gate, call: Call, request: web.BaseRequest) -> None:
         self._gate = gate
         self._call = call
         self._request = request
-        self.opened: Opening | None = None
-        """What the client has got; None: nothing, its answer begins with the upstream's."""
-        self._timer: asyncio.TimerHandle | None = None
         if call.ask.stream and call.family.sold == "text" and request.version >= HttpVersion11:
             self._timer = asyncio.get_running_loop().call_later(gate.settings.keepalive_s * SILENCES, self._say)
 
@@ -96,6 +97,10 @@ class Early:
         if transport is not None and not transport.is_closing():
             transport.write(_chunk(error_event(self._call.family.name, error)) + LAST_CHUNK)
         return self.opened.reply
+
+
+NEVER: Final = Early.__new__(Early)
+"""Of all calls that do not stream: it has nothing to say, and no timer to stop."""
 
 
 def error_event(family: str, error: dict[str, Any]) -> bytes:

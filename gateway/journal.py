@@ -107,15 +107,16 @@ class Journal:
 
     def write(self, kind: Kind, payload: bytes) -> None:
         """Append one record. Raises JournalFullError; a record is then either whole or dropped when it is read."""
-        data = _line(kind, payload)
-        if self._late:
-            data, self._late = self._late + data, b""
+        line = b"%b %b\n" % (kind, payload)
+        data = b"%b%08x %b" % (self._late, crc32(line), line)
+        self._late = b""
         self._append(data)
 
     def later(self, kind: Kind, payload: bytes) -> None:
         """Append one record that may be lost: with the next one, or at the next `flush`. It never precedes one that was
         written before it."""
-        self._late += _line(kind, payload)
+        line = b"%b %b\n" % (kind, payload)
+        self._late = b"%b%08x %b" % (self._late, crc32(line), line)
 
     def flush(self) -> None:
         """Write what waits; it is lost where that fails."""
@@ -366,11 +367,6 @@ def read(path: Path) -> Iterator[tuple[bytes, bytes] | None]:
             yield line[9:10], line[11:]
         elif line:
             yield None
-
-
-def _line(kind: Kind, payload: bytes) -> bytes:
-    line = b"%b %b\n" % (kind, payload)
-    return b"%08x %b" % (crc32(line), line)
 
 
 def _is_settled(folder: Path) -> bool:

@@ -85,13 +85,11 @@ class Overload:
         self.connections: dict[Client, None] = {}
         """Of clients, the oldest first."""
         self.step = Step.NONE
+        self.easing = False
+        """The step is one at which connections are let go."""
         self.memory_short = self.memory_full = False
         self._somebody = asyncio.Event()
         """Set while there are connections."""
-
-    @property
-    def easing(self) -> bool:
-        return self.step >= Step.EASING
 
     def full(self, running: int) -> str:
         """Why no call can begin beside so many that run; empty where one can."""
@@ -138,7 +136,7 @@ class Overload:
         if step != self.step:
             said = log.warning if step else log.info
             said("overload", step=step.name.lower(), connections=len(self.connections), memory=round(memory, 3))
-        self.step = step
+        self.step, self.easing = step, step >= Step.EASING
 
     def _memory_share(self) -> float:
         """Of the limit that is nearest."""

@@ -18,7 +18,7 @@ from gateway.admission import Call, admit, admit_upload, permit, with_cap
 from gateway.bodies import Upload, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
-from gateway.early import Early
+from gateway.early import NEVER, Early
 from gateway.families import Family
 from gateway.gate import Gate
 from gateway.headers import to_upstream
@@ -55,7 +55,7 @@ async def serve(gate: Gate, request: web.BaseRequest, family: Family) -> web.Str
     # From here on the hold is closed once, whatever happens: where nothing is booked it is voided.
     try:
         _note_draft(gate, hold)
-        early = Early(gate, hold.call, request)
+        early = Early(gate, hold.call, request) if hold.call.ask.stream else NEVER
         try:
             answer = await send(gate, hold, request)
         except Refusal as refusal:

@@ -62,15 +62,16 @@ class Saying:
         calls, self._closed = self._closed, []
         program, timestamp = (logs.usual.program, logs.usual.timestamp()) if logs.usual is not None else ("", "")
         kinds, lines = metrics.CALLS.counts, []
-        all_in = all_out = charge_mc = cost_nano = 0
+        all_in = all_out = all_mc = all_nano = 0
         for call, hold in calls:
-            tokens_in, tokens_out = call.usage.tokens_in, call.usage.tokens_out
+            of, usage, charge_mc = hold.call, call.usage, call.charge_mc
+            tokens_in, tokens_out = usage.tokens_in, usage.tokens_out
             took_us, first_byte_us = call.settled_at_us - call.started_at_us, call.first_byte_us
             kinds[call.family, call.outcome, call.evidence] += 1
             all_in += tokens_in
             all_out += tokens_out
-            charge_mc += call.charge_mc
-            cost_nano += call.cost_nano
+            all_mc += charge_mc
+            all_nano += call.cost_nano
             (_STREAM if call.stream else _WHOLE).observe(took_us)
             if first_byte_us:
                 _FIRST_BYTE.observe(first_byte_us)
@@ -78,14 +79,14 @@ class Saying:
                 metrics.FLAGS.labels(flag).inc()
             lines.append(
                 Line(
-                    hold.call.event_text,
-                    hold.call.caller.account_text,
+                    of.event_text,
+                    of.caller.account_text,
                     call.model_asked,
                     call.outcome,
                     call.evidence,
                     tokens_in,
                     tokens_out,
-                    call.charge_mc,
+                    charge_mc,
                     call.status,
                     call.stream,
                     first_byte_us // 1000,
@@ -100,8 +101,8 @@ class Saying:
             )
         metrics.TOKENS.counts[metrics.TOKENS_IN] += all_in
         metrics.TOKENS.counts[metrics.TOKENS_OUT] += all_out
-        metrics.CREDITS.counts[()] += charge_mc
-        metrics.COST.counts[()] += cost_nano
+        metrics.CREDITS.counts[()] += all_mc
+        metrics.COST.counts[()] += all_nano
         _log(lines)
 
 
