@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.usual_answer import UsualEvent, usual_event
+from shared.usage import Usage
 from shared.usage_rules import absurd, counts, credible
 
 _WRAPPED: Final = {"images": "image_", "transcription": "transcript."}
@@ -50,11 +52,12 @@ def read_answer(family: str, body: bytes) -> Answer:
         for event in _wrapped(found, _WRAPPED[family]):
             reading.take(event)
             images += "b64_json" in event and "partial_image_index" not in event
-    if family == "transcription" and reading.usage_raw is None and "duration" in found:
-        reading.usage_raw = {"type": "duration", "seconds": found["duration"]}  # `verbose_json` of older models
+    usage_raw = reading.usage_raw
+    if family == "transcription" and usage_raw is None and "duration" in found:
+        usage_raw = {"type": "duration", "seconds": found["duration"]}  # `verbose_json` of older models
     return Answer(
         model=reading.model,
-        usage_raw=reading.usage_raw,
+        usage_raw=usage_raw,
         usage_absurd=reading.usage_absurd,
         service_tier=reading.service_tier,
         finish_reason=reading.finish_reason,
@@ -95,8 +98,8 @@ class Reading:
     """What has been read so far of one answer; later events override earlier ones."""
 
     __slots__ = (
-        *("_family", "error", "finish_reason", "model", "service_tier"),
-        *("usage_absurd", "usage_partial", "usage_raw"),
+        *("_family", "_usage_in", "_usage_raw", "error", "finish_reason", "model", "service_tier"),
+        *("usage", "usage_absurd", "usage_cost_usd", "usage_partial"),
     )
 
     def __init__(self, family: str) -> None:
@@ -105,12 +108,42 @@ class Reading:
         self.service_tier = ""
         self.finish_reason = ""
         self.error: dict[str, Any] | None = None
-        self.usage_raw: dict[str, Any] | None = None
-        """The last credible usage object, else the last one; of Anthropic's stream, both of its halves in one."""
+        self.usage: Usage | None = None
+        """The last usage, where it is a usual one: to be believed. Else there may be one in `usage_raw`."""
+        self.usage_cost_usd: float | None = None
+        """What such a usage says that the call cost."""
+        self._usage_raw: dict[str, Any] | None = None
+        self._usage_in = b""
+        """The event that has it, where it was not parsed."""
         self.usage_partial = False
         """Whether `usage_raw` is only the first half of Anthropic's: its output is not counted yet."""
         self.usage_absurd = False
         """Whether the last usage object had counts that cannot be, and was passed over or is to be."""
+
+    @property
+    def usage_raw(self) -> dict[str, Any] | None:
+        """The last credible usage object, else the last one; of Anthropic's stream, both of its halves in one."""
+        if self._usage_in:
+            event, self._usage_in = parse(self._usage_in), b""
+            self._usage_raw = event and event["usage"]
+        return self._usage_raw
+
+    def take_usual(self, data: bytes) -> UsualEvent | None:
+        """One event's data of a chat's stream, where it is a usual one: as `take` reads it. None: nothing was read."""
+        event = usual_event(data)
+        if event is None:
+            return None
+        if event.usage is not None:
+            usage = event.usage.counted()
+            if usage is None:
+                return None
+            self.usage, self.usage_cost_usd, self._usage_in = usage, event.usage.cost, data
+            self.usage_absurd = self.usage_partial = False
+        self.model = event.model or self.model
+        self.service_tier = (event.usage and event.usage.service_tier) or event.service_tier or self.service_tier
+        for choice in event.choices or ():
+            self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+        return event
 
     def take(self, event: Mapping[str, Any]) -> None:
         """`event`: a whole answer or one event's data. Three of them wrap what they are about: the life-cycle events
@@ -144,13 +177,14 @@ class Reading:
         if kind == "message_delta" and self.usage_raw is not None:
             partial = self.usage_partial and not counts(usage.get("output_tokens"))
             usage = _merged(self.usage_raw, usage)
+        before, self.usage = self.usage_raw, None
         if not credible(usage, family=self._family):
             self.usage_absurd = absurd(usage, family=self._family)
-            if credible(self.usage_raw, family=self._family):
+            if credible(before, family=self._family):
                 return
         else:
             self.usage_absurd = False
-        self.usage_raw = usage
+        self._usage_raw = usage
         self.usage_partial = partial
 
 

@@ -28,13 +28,16 @@ def told(call: Call, tap: SseTap | PlainTap, facts: Facts) -> Counted | None:
 
     Of text the upstream's word counts. Other families are sold in two ways: the first one that has a price counts.
     """
+    usage, sold = tap.usage, call.family.sold
+    if usage is not None and usage.output and sold == "text" and SEARCH_MODEL not in call.rates.model.model:
+        return Counted(usage, "provider")  # as `reported` says it
     said = reported(call, tap)
-    if call.family.sold in ("text", "input"):
+    if sold in ("text", "input"):
         return said and _alarmed(tap, said)
     ways = [] if said is None else [said]
     ways += measure.pieces(call, tap, facts.model)
     priced = (way for way in ways if is_priced(call, way, facts))
-    chosen = next(priced, ways[0] if said is not None or call.family.sold == "request" else None)
+    chosen = next(priced, ways[0] if said is not None or sold == "request" else None)
     return chosen and _alarmed(tap, chosen)
 
 
@@ -48,6 +51,8 @@ def reported(call: Call, tap: SseTap | PlainTap) -> Counted | None:
 
 def _said(call: Call, tap: SseTap | PlainTap) -> Normalised | None:
     """What can be believed of the upstream's usage, be it the input alone; None where there is nothing."""
+    if tap.usage is not None:
+        return Normalised(_searched(call, tap.usage))
     raw, family = tap.usage_raw, call.family.name
     if raw is None or not credible(raw, family=family):
         return None

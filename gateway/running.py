@@ -11,8 +11,8 @@ The ends, by outcome:
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -314,14 +314,19 @@ class Running:
 
     def _facts(self, outcome: Outcome) -> Facts:
         head, tap = self._answer.head, self._tap
+        raw: Mapping[str, Any] | None
+        if tap.usage is None:
+            raw = tap.usage_raw
+        else:  # besides its counts, and a tier that the tap has read, a usual one says at most what the call cost
+            raw = None if tap.usage_cost_usd is None else {"cost": tap.usage_cost_usd}
         started_s, first_byte_s = self._hold.call.started_s, self.relay.first_byte_s
         return Facts(
             outcome=outcome,
             status=head.status,
             model=head.get(b"x-litellm-model-name").decode("utf-8", "replace") or tap.model,
-            service_tier=served_tier(tap.service_tier, tap.usage_raw, self._hold.call.ask.service_tier),
+            service_tier=served_tier(tap.service_tier, raw, self._hold.call.ask.service_tier),
             upstream_call_id=head.get(b"x-litellm-call-id").decode("utf-8", "replace"),
-            upstream_cost_nano=upstream_cost_nano(tap.usage_raw) or self._cost_told(),
+            upstream_cost_nano=(upstream_cost_nano(raw) if raw else 0) or self._cost_told(),
             first_byte_us=int((first_byte_s - started_s) * 1_000_000) if first_byte_s else 0,
         )
 

@@ -22,9 +22,11 @@ from gateway.sse_events import (
     is_done,
     may_end_stream,
     payload,
+    says_nothing,
     usage_at_end,
     usual_prefix,
 )
+from shared.usage import Usage
 
 HOLD_BYTES_MAX: Final = 64 * 1024
 """Bytes of an incomplete event that wait because it may be the usage event; a larger event is never taken out."""
@@ -123,6 +125,16 @@ class SseTap:
     def usage_raw(self) -> dict[str, Any] | None:
         """The last credible usage object as parsed, never a sum; else the last one; None where there was none."""
         return self._reading.usage_raw
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage, where it is a usual one: read at once, and to be believed."""
+        return self._reading.usage
+
+    @property
+    def usage_cost_usd(self) -> float | None:
+        """What such a usage says that the call cost."""
+        return self._reading.usage_cost_usd
 
     @property
     def usage_partial(self) -> bool:
@@ -270,6 +282,8 @@ class SseTap:
         data = payload(block)
         if data is None or data.strip() == b"[DONE]":
             return False, data is not None
+        if self._family.usage_event and (usual := self._reading.take_usual(data)) is not None:
+            return usual.usage is not None and says_nothing(usual.choices, is_first=self.events == 1), False
         event = parse(data)
         if event is None:
             return False, False

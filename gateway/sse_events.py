@@ -155,7 +155,11 @@ def carries_only_usage(event: Mapping[str, Any], is_first: bool) -> bool:
     """
     if not isinstance(event.get("usage"), dict) or event.get("error"):
         return False
-    choices = event.get("choices")
+    return says_nothing(event.get("choices"), is_first)
+
+
+def says_nothing(choices: Any, is_first: bool) -> bool:
+    """Whether these are the choices of an event that has a usage and nothing else to say."""
     if not choices:
         return True
     return isinstance(choices, list) and all(_is_empty_choice(choice, is_first) for choice in choices)
