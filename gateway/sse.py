@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gateway.answer import Reading, parse
 from gateway.sse_events import (
+    DONE,
     FAMILIES,
     PLAIN,
     TEXT_PATTERN_BYTES,
@@ -20,6 +21,7 @@ from gateway.sse_events import (
     event_end,
     has_data,
     is_done,
+    is_whole,
     may_end_stream,
     payload,
     says_nothing,
@@ -161,21 +163,23 @@ class SseTap:
 
     def feed(self, data: bytes) -> bytes:
         """Takes what the upstream sent and returns what goes to the client now: `data` itself where all of it does."""
-        if self._quick:
+        if not self._quick:
+            return self._feed(data)
+        if data.startswith(self._prefix):
             after = self._after_prefix
             if (
-                not data.startswith(self._prefix)
-                or data.find(b"\n", after) != len(data) - 2
+                data.find(b"\n", after) != len(data) - 2
                 or data.find(b"\r", after) >= 0
                 or self._news(data, after) is not None
                 or data[-1] != 0x0A
-            ) and not self._learn(data):
+            ):
                 return self._feed(data)
-            self.events += 1
-            self.bytes_out += len(data)
-            self._keep(data)
-            return data
-        return self._feed(data)
+        elif not self._learn(data):
+            return self._feed(data)
+        self.events += 1
+        self.bytes_out += len(data)
+        self._keep(data)
+        return data
 
     def finish(self) -> bytes:
         """Ends the upstream's body, whose last event may lack its blank line; returns what goes to the client."""
@@ -213,6 +217,8 @@ class SseTap:
     def _feed(self, data: bytes) -> bytes:
         if not data:
             return data
+        if not self._block and self._late_lf is None and is_whole(data):
+            return self._event(data)
         out: list[bytes] = []
         waiting = len(self._block) - self._sent
         body = data
@@ -243,14 +249,30 @@ class SseTap:
         if self._block:
             self._wait_or_pass(out)
 
-        self._quick = (
-            not self._block
-            and self._late_lf is None
-            and self.done == self._released
-            and (self._reading.model != "" or self.events >= MODEL_EVENTS_MAX)
-        )
+        self._quick = not self._block and self._late_lf is None and self._may_be_quick
         result = self._hand_out(out)
         return data if not waiting and len(result) == len(data) else result
+
+    def _event(self, event: bytes) -> bytes:
+        """A chunk that is one whole event, where nothing waits: most are, and go the short way through `_feed`."""
+        only_usage, ends = self._judge(event)
+        out = event
+        if only_usage and self._strip and len(event) <= HOLD_BYTES_MAX and not carries_text(event):
+            out = comments(event)
+        elif ends:
+            self.done = True
+        if self.done and not self._released:
+            self._quick = False
+            self.held_terminal += out
+            return b""
+        self._quick = self._may_be_quick
+        self.bytes_out += len(out)
+        return out
+
+    @property
+    def _may_be_quick(self) -> bool:
+        """Whether the next events need not be read, unless there is news in them."""
+        return self.done == self._released and (self._reading.model != "" or self.events >= MODEL_EVENTS_MAX)
 
     def _complete(self, block: bytes, out: list[bytes]) -> bool:
         """One whole event, of which the client may have the beginning. Returns False where it is taken out."""
@@ -263,13 +285,7 @@ class SseTap:
             self._reading.take({"usage": usage_at_end(block)})
             ends = fate is True
         else:
-            self._keep(block)
-            if has_data(block):
-                self.events += 1
-                knows_model = self._reading.model != "" or self.events > MODEL_EVENTS_MAX
-                if not knows_model or is_done(block) or self._news(block):
-                    only_usage, ends = self._read(block)
-
+            only_usage, ends = self._judge(block)
         if only_usage and self._strip and not sent and len(block) <= HOLD_BYTES_MAX and not carries_text(block):
             self._forward(comments(block), out)
             return False
@@ -277,8 +293,22 @@ class SseTap:
         self._forward(block[sent:], out)
         return True
 
+    def _judge(self, event: bytes) -> tuple[bool, bool]:
+        """Whether a whole event is a mere usage event, and whether it ends the stream. It is kept, and read where there
+        may be news in it."""
+        self._keep(event)
+        if event == DONE:
+            self.events += 1
+            return False, True
+        if has_data(event):
+            self.events += 1
+            knows_model = self._reading.model != "" or self.events > MODEL_EVENTS_MAX
+            if not knows_model or self._news(event) or is_done(event):
+                return self._read(event)
+        return False, False
+
     def _read(self, block: bytes) -> tuple[bool, bool]:
-        """Learns what an event says; returns whether it is a mere usage event, and whether it ends the stream."""
+        """Learns what an event says, and returns as `_judge` does."""
         data = payload(block)
         if data is None or data.strip() == b"[DONE]":
             return False, data is not None

@@ -67,6 +67,8 @@ _TYPE: Final = re.compile(_START + rb'data:[ \t]*\{\s*"type"\s*:\s*"([^"]*)"')
 _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|finish_reason)"\s{0,4}:\s{0,4}"[^"]'
 )
+DONE: Final = b"data: [DONE]\n\n"
+"""How all write the event that ends a chat."""
 TEXT_PATTERN_BYTES: Final = 32
 """No match of what `carries_text` looks for is longer, in bytes."""
 
@@ -86,6 +88,11 @@ def event_end(buffer: bytes | bytearray, start: int, scan: int, has_cr: bool) ->
         return at + 2 if at >= 0 else -1
     found = _BLANK.search(buffer, scan)
     return found.end() if found else -1
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether this is one event, with lines that end in LF, and nothing else."""
+    return 0 < data.find(b"\n\n") == len(data) - 2 and data[0] != 0x0A and b"\r" not in data
 
 
 def usual_prefix(event: bytes, family: Family) -> bytes:

@@ -209,8 +209,10 @@ def test_the_tap_agrees_with_a_plain_reader(stream: bytes, family: str, strip: b
     st.lists(st.integers(0), max_size=9),
 )
 def test_cuts_change_nothing(stream: bytes, family: str, strip: bool, places: list[int]) -> None:
-    """Whole, in random pieces or byte by byte: the same bytes in the same two parts, and the same facts."""
+    """Whole, event by event, in random pieces or byte by byte: the same bytes in the same two parts, the same facts."""
     whole = watch(family, strip, [stream])
+    *events, rest = stream.split(b"\n\n")
+    assert watch(family, strip, [*(event + b"\n\n" for event in events), rest]) == whole
     assert watch(family, strip, pieces_of(stream, places)) == whole
     assert watch(family, strip, [bytes([byte]) for byte in stream]) == whole
     if not strip or family not in ("chat", "completions"):

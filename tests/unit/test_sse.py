@@ -1,12 +1,14 @@
 """The SSE observer event by event: what passes, what waits, what is taken out, what is kept."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gateway import answer, sse
 from gateway.sse import SseTap
+from gateway.usual_answer import usual_event
 from shared.usage_rules import normalise
 from tests.harness.sse_streams import DONE, STREAMS, STYLES, USAGE, WORDS, chunk, data, named, watch, wire
 
@@ -24,11 +26,15 @@ def test_usual_chunks_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the model is known, JSON is parsed for usage, an error, a finish reason or the end, and nothing else."""
     parsed: list[bytes] = []
 
-    def counting(payload: bytes) -> dict[str, Any] | None:
-        parsed.append(payload)
-        return answer.parse(payload)
+    def counted(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def counting(payload: bytes) -> Any:
+            parsed.append(payload)
+            return parse(payload)
 
-    monkeypatch.setattr(sse, "parse", counting)
+        return counting
+
+    monkeypatch.setattr(sse, "parse", counted(answer.parse))
+    monkeypatch.setattr(answer, "usual_event", counted(usual_event))
     streams: dict[str, tuple[str, int]] = {
         "openai": ("chat", 3),
         "responses": ("responses", 2),
