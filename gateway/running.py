@@ -88,7 +88,7 @@ async def relay(
 
 def _tap(call: Call, encoding: bytes, *, streams: bool, failed: bool) -> SseTap | PlainTap:
     """Who watches the answer: of events, of sound that passes as it comes, of anything else; compressed or not."""
-    if is_inflatable(encoding):
+    if encoding and is_inflatable(encoding):
         return InflatingSseTap(call.family.name) if streams else InflatingPlainTap(call.family.name)
     if streams:
         return SseTap(call.family.name, call.strip_usage)
@@ -319,20 +319,19 @@ class Running:
             raw = tap.usage_raw
         else:  # besides its counts, and a tier that the tap has read, a usual one says at most what the call cost
             raw = None if tap.usage_cost_usd is None else {"cost": tap.usage_cost_usd}
-        started_s, first_byte_s = self._hold.call.started_s, self.relay.first_byte_s
+        cost_nano = upstream_cost_nano(raw) if raw else 0
+        if not cost_nano and (told := head.get(b"x-litellm-response-cost")):
+            cost_nano = upstream_cost_nano({"cost": told.decode("utf-8", "replace")})
+        call, first_byte_s = self._hold.call, self.relay.first_byte_s
         return Facts(
             outcome=outcome,
             status=head.status,
             model=head.get(b"x-litellm-model-name").decode("utf-8", "replace") or tap.model,
-            service_tier=served_tier(tap.service_tier, raw, self._hold.call.ask.service_tier),
+            service_tier=served_tier(tap.service_tier, raw, call.ask.service_tier),
             upstream_call_id=head.get(b"x-litellm-call-id").decode("utf-8", "replace"),
-            upstream_cost_nano=(upstream_cost_nano(raw) if raw else 0) or self._cost_told(),
-            first_byte_us=int((first_byte_s - started_s) * 1_000_000) if first_byte_s else 0,
+            upstream_cost_nano=cost_nano,
+            first_byte_us=int((first_byte_s - call.started_s) * 1_000_000) if first_byte_s else 0,
         )
-
-    def _cost_told(self) -> int:
-        told = self._answer.head.get(b"x-litellm-response-cost")
-        return upstream_cost_nano({"cost": told.decode("utf-8", "replace")}) if told else 0
 
     def _farewell(self, usage: Usage) -> bytes:
         call, settings, place = self._hold.call, self._gate.settings, self._place

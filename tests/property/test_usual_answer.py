@@ -130,7 +130,6 @@ def said(tap: SseTap | PlainTap, model: str = MINI.model, tier: str = "") -> tup
         _tap=tap,
         _hold=SimpleNamespace(call=made),
         relay=SimpleNamespace(first_byte_s=0.0),
-        _cost_told=lambda: 0,
     )
     facts = Running._facts(cast("Running", running), "complete")
     absurd, partial = tap.usage_absurd, tap.usage_partial
