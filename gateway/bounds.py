@@ -10,6 +10,7 @@ Cases, by what a call is sold by:
   request   one request
 """
 
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -17,7 +18,8 @@ import msgspec
 from gateway.asks import Ask
 from gateway.asks.image_names import PARTIAL_TOKENS, PARTIALS_MAX, image_tokens
 from shared import pricing
-from shared.pricing import PLAIN_IN, TOKENS_IN, TOKENS_OUT, PricedModel, RateCard
+from shared.pricing import PLAIN_IN, PLAIN_OUT, TOKENS_IN, TOKENS_OUT, Plain, PricedModel, RateCard
+from shared.units import MC_MAX
 from shared.usage import Usage
 
 PLAIN_SLICE_TOKENS: Final = 4096
@@ -44,7 +46,7 @@ _SOUND_IN: Final = (*PLAIN_IN, "audio_in")
 _SPEECH_OUT: Final = ("output", "audio_out")
 
 
-class Rates(msgspec.Struct, frozen=True):
+class Rates(msgspec.Struct, frozen=True, dict=True):
     """What a call is priced with while it runs."""
 
     price_version: int
@@ -53,6 +55,11 @@ class Rates(msgspec.Struct, frozen=True):
     card: RateCard
     image: PricedModel | None = None
     """What one of the images that are asked for costs, where they are sold by the piece."""
+
+    @cached_property
+    def plain(self) -> Plain | None:
+        """The short way to hold for most calls of text, and to charge them; None where model and card have none."""
+        return pricing.plain_of(self.model, self.card)
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -118,26 +125,44 @@ def sells_tokens(model: PricedModel) -> bool:
 
 
 def _text(ask: Ask, rates: Rates, input_tokens: int, slice_tokens: int) -> Bounds:
-    largest = rates.model.output_max or UNKNOWN_OUTPUT_TOKENS
-    full = max((min(ask.output_limit, largest) if ask.output_limit else largest) * ask.choices, ask.least_output)
-    stoppable = ask.stream and not (rates.model.reasoning and ask.thinks)
-    first = min(full, max((slice_tokens if stoppable else PLAIN_SLICE_TOKENS) * ask.choices, ask.least_output))
-    least = min(first, max(LEAST_TOKENS * ask.choices, ask.least_output))
+    model, plain = rates.model, rates.plain
+    stoppable = ask.stream and not (model.reasoning and ask.thinks)
+    full = model.output_max or UNKNOWN_OUTPUT_TOKENS
+    if ask.output_limit:
+        full = min(full, ask.output_limit)
+    first, least = slice_tokens if stoppable else PLAIN_SLICE_TOKENS, LEAST_TOKENS
+    if ask.choices != 1 or ask.least_output:
+        full, first, least = (max(tokens * ask.choices, ask.least_output) for tokens in (full, first, least))
+    first = min(full, first)
+    least = min(first, least)
 
-    hold = pricing.hold_price(
-        input_tokens,
-        rates.model,
-        rates.card,
-        service_tier=ask.service_tier,
-        kinds_in=ask.kinds_in,
-        kinds_out=ask.kinds_out,
-    )
-    searches = _charge_mc(Usage(searches=ask.searches), rates.model, rates.card) if ask.searches else 0
-
-    def held(tokens: int) -> int:
-        return searches + hold(tokens)
-
-    return Bounds(held(full), held(first), held(least), held(0), full, stoppable)
+    if (
+        plain is not None
+        and input_tokens <= plain.tokens_in_max
+        and ask.kinds_in is PLAIN_IN
+        and ask.kinds_out is PLAIN_OUT
+        and ask.service_tier in plain.tiers
+    ):
+        each_in, each_out, over = plain.hold
+    else:
+        each_in, each_out, over = pricing.hold_rates(
+            input_tokens,
+            model,
+            rates.card,
+            service_tier=ask.service_tier,
+            kinds_in=ask.kinds_in,
+            kinds_out=ask.kinds_out,
+        )
+    input_mc = input_tokens * each_in
+    full_mc, first_mc, least_mc = input_mc + full * each_out, input_mc + first * each_out, input_mc + least * each_out
+    if over != 1:  # rounded up, each of them
+        full_mc, first_mc, least_mc, input_mc = (-(-mc // over) for mc in (full_mc, first_mc, least_mc, input_mc))
+    if full_mc > MC_MAX:  # no other one is larger
+        full_mc, first_mc, least_mc, input_mc = (min(mc, MC_MAX) for mc in (full_mc, first_mc, least_mc, input_mc))
+    if ask.searches:
+        searches = _charge_mc(Usage(searches=ask.searches), model, rates.card)
+        full_mc, first_mc, least_mc, input_mc = (mc + searches for mc in (full_mc, first_mc, least_mc, input_mc))
+    return Bounds(full_mc, first_mc, least_mc, input_mc, full, stoppable)
 
 
 def _images_mc(ask: Ask, rates: Rates, input_tokens: int) -> int:

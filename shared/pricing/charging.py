@@ -65,11 +65,11 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
     """
     if usage == _NOTHING or not (used := _used(usage)):
         return _FREE
-    sold_at_cost, cost, cost_denominator = _cost(used, usage.tokens_in, model, service_tier)
+    sold_at_cost, cost, cost_denominator = cost_of(used, usage.tokens_in, model, service_tier)
     if card.family == "cost":
         sold_by_card, amount, denominator = sold_at_cost, cost * card.markup_ppm, cost_denominator * PPM
     else:
-        sold_by_card, amount, denominator = _credits(used, model, card)
+        sold_by_card, amount, denominator = credits_of(used, model, card)
     charge_mc = round_half_even(amount, denominator)
     cost_nano = round_half_even(cost, cost_denominator)
 
@@ -83,12 +83,12 @@ def charge(usage: Usage, model: PricedModel, card: RateCard, service_tier: str =
 def explain(usage: Usage, model: PricedModel, card: RateCard, service_tier: str = "") -> list[Line]:
     """The receipt: one line per kind that is billed; their sums, rounded half-even, are the charge and its cost."""
     used = _used(usage)
-    sold_at_cost, _, cost_denominator = _cost(used, usage.tokens_in, model, service_tier)
+    sold_at_cost, _, cost_denominator = cost_of(used, usage.tokens_in, model, service_tier)
     at_cost = {kind: (units, _fraction(rate, cost_denominator)) for kind, units, rate in sold_at_cost}
     if card.family == "cost":
         sold_by_card, factor, denominator = sold_at_cost, card.markup_ppm, cost_denominator * PPM
     else:
-        sold_by_card, _, denominator = _credits(used, model, card)
+        sold_by_card, _, denominator = credits_of(used, model, card)
         factor = 1
     by_card = {
         kind: (units, _fraction(None if rate is None else rate * factor, denominator))
@@ -125,11 +125,13 @@ def hold_mc(
 
     A caller whose request carries audio or images, or asks for cache entries of an hour, names those kinds too.
     """
-    price = hold_price(input_tokens, model, card, service_tier=service_tier, kinds_in=kinds_in, kinds_out=kinds_out)
-    return price(output_tokens)
+    each_in, each_out, denominator = hold_rates(
+        input_tokens, model, card, service_tier=service_tier, kinds_in=kinds_in, kinds_out=kinds_out
+    )
+    return min(_ceiling(input_tokens * each_in + output_tokens * each_out, denominator), MC_MAX)
 
 
-def hold_price(
+def hold_rates(
     input_tokens: int,
     model: PricedModel,
     card: RateCard,
@@ -137,18 +139,17 @@ def hold_price(
     service_tier: str = "",
     kinds_in: Iterable[str] = PLAIN_IN,
     kinds_out: Iterable[str] = PLAIN_OUT,
-) -> Callable[[int], int]:
-    """`hold_mc` as a function of the output tokens alone: the rates are looked up once for all that are asked for."""
+) -> tuple[int, int, int]:
+    """What `hold_mc` takes for a token of input and for one of output, in millicredits over a denominator, the third:
+    looked up once for all amounts that are asked for. A hold is their sum, rounded up, and MC_MAX at most."""
     if card.family == "tokens":
         weight = MC_PER_CREDIT * _weight(model, card) * (_CARD_DENOMINATOR // PPM)
-        fixed, each, denominator = input_tokens * weight, weight, _CARD_DENOMINATOR
-    else:
-        uplift, uplift_denominator = _uplift(model, service_tier)
-        factor = uplift * card.markup_ppm
-        fixed = input_tokens * upper_rate(model, kinds_in, input_tokens, service_tier) * factor
-        each = upper_rate(model, kinds_out, input_tokens, service_tier) * factor
-        denominator = _RATE_UNITS * 10**model.rate_digits * uplift_denominator * PPM
-    return lambda output_tokens: min(_ceiling(fixed + output_tokens * each, denominator), MC_MAX)
+        return weight, weight, _CARD_DENOMINATOR
+    uplift, uplift_denominator = _uplift(model, service_tier)
+    factor = uplift * card.markup_ppm
+    each_in = upper_rate(model, kinds_in, input_tokens, service_tier) * factor
+    each_out = upper_rate(model, kinds_out, input_tokens, service_tier) * factor
+    return each_in, each_out, _RATE_UNITS * 10**model.rate_digits * uplift_denominator * PPM
 
 
 def upper_rate(model: PricedModel, kinds: Iterable[str], tokens_in: int, service_tier: str = "") -> int:
@@ -211,7 +212,7 @@ def _used(usage: Usage) -> Used:
     return [line for line in compress(zip(KINDS, counts, strict=True), counts) if line[1] > 0]
 
 
-def _cost(used: Used, tokens_in: int, model: PricedModel, service_tier: str) -> tuple[Sold, int, int]:
+def cost_of(used: Used, tokens_in: int, model: PricedModel, service_tier: str) -> tuple[Sold, int, int]:
     """What is sold at the provider's rates, and its cost in nano-USD as numerator and denominator; the denominator is
     that of the rates too."""
     rates, tiers = _tables(model, service_tier)
@@ -229,7 +230,7 @@ def _cost(used: Used, tokens_in: int, model: PricedModel, service_tier: str) -> 
     return lines, _sum(lines), _RATE_UNITS * 10**model.rate_digits * uplift_denominator
 
 
-def _credits(used: Used, model: PricedModel, card: RateCard) -> tuple[Sold, int, int]:
+def credits_of(used: Used, model: PricedModel, card: RateCard) -> tuple[Sold, int, int]:
     """What is sold under a card of the family `tokens`, and its sum in millicredits, likewise."""
     per_token = MC_PER_CREDIT * _weight(model, card) * (_CARD_DENOMINATOR // PPM)
 

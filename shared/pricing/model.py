@@ -41,6 +41,8 @@ are unpriced."""
 SERVICE_ALIASES: Final[Mapping[str, str]] = {"fast": "priority"}
 """Service tiers that are sold at another tier's rates. A tier that is neither here nor in a model's tables (`default`,
 `standard`, `auto`, `scale`) is sold at the model's own rates."""
+OWN_TIERS: Final = ("", "default", "standard", "auto", "scale")
+"""Tiers that are mostly sold so, and no tier at all."""
 
 PPM: Final = 1_000_000
 """Parts per million: markups, weights and uplifts are integers of it."""

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from shared.pricing import (
     charge,
     explain,
     hold_mc,
+    plain_of,
 )
 from shared.units import MC_MAX, round_half_even
 from shared.usage import Usage
@@ -37,7 +39,9 @@ models = st.builds(
     model=st.sampled_from(["a", "b-1"]),
     rates=rates,
     tiers=st.one_of(st.just(()), st.tuples(tier)),
-    service=st.dictionaries(st.just("flex"), st.builds(Table, rates, st.one_of(st.just(()), st.tuples(tier)))),
+    service=st.dictionaries(
+        st.sampled_from(["flex", "default"]), st.builds(Table, rates, st.one_of(st.just(()), st.tuples(tier)))
+    ),
     uplifts=st.dictionaries(st.just("eu"), st.integers(PPM, 2 * PPM)),
     rate_digits=st.integers(0, 6),
     unpriced=st.one_of(st.just(()), st.tuples(st.sampled_from(KINDS))),
@@ -145,3 +149,57 @@ def test_a_hold_covers_any_call_of_its_size(
     """Whatever a text call of up to so many tokens turns out to use, its charge is not above its hold."""
     held = hold_mc(usage.tokens_in + more_in, usage.tokens_out + more_out, model, card, service_tier=service)
     assert charge(usage, model, card, service).charge_mc <= held
+
+
+priced_models = st.builds(
+    lambda model, read, made: msgspec.structs.replace(model, rates={"input": read, "output": made} | model.rates),
+    models,
+    rate,
+    rate,
+)
+plain_usages = st.builds(Usage, **dict.fromkeys((*PLAIN_IN, *PLAIN_OUT), counts))
+odd_usages = st.builds(
+    lambda usage, kind, units: msgspec.structs.replace(usage, **{kind: units}),
+    plain_usages,
+    st.sampled_from(KINDS),
+    st.sampled_from([0, 1, -1, -(10**6)]),
+)
+
+
+@given(st.one_of(plain_usages, odd_usages), st.one_of(models, priced_models), cards)
+@settings(max_examples=500, deadline=None)
+def test_the_short_way_charges_what_the_long_one_does(usage: Usage, model: PricedModel, card: RateCard) -> None:
+    """Whatever it is asked: the same charge at each of its tiers, or none at all."""
+    plain = plain_of(model, card)
+    charged = None if plain is None else plain.charge(usage)
+    if plain is not None and charged is not None:
+        for service in plain.tiers:
+            assert charged == charge(usage, model, card, service)
+
+
+@given(plain_usages, priced_models, cards)
+@settings(max_examples=300, deadline=None)
+def test_plain_calls_go_the_short_way(usage: Usage, model: PricedModel, card: RateCard) -> None:
+    """All text of a model that has prices for it, below its first token tier, unless it comes to more than MC_MAX."""
+    assume(not model.unpriced and not (model.tiers and usage.tokens_in > BOUND))
+    plain = plain_of(model, card)
+    assert plain is not None
+    assert "" in plain.tiers
+    charged = charge(usage, model, card)
+    assert plain.charge(usage) == (None if "overflow" in charged.flags else charged)
+
+
+@given(counts, counts, priced_models, cards)
+@settings(max_examples=500, deadline=None)
+def test_the_short_way_holds_what_the_long_one_does(
+    tokens_in: int, tokens_out: int, model: PricedModel, card: RateCard
+) -> None:
+    """Its rates are those of hold_rates, up to its first token tier, at each of its tiers."""
+    plain = plain_of(model, card)
+    assume(plain is not None)
+    assert plain is not None
+    assume(tokens_in <= plain.tokens_in_max)
+    each_in, each_out, over = plain.hold
+    held = min(-(-(tokens_in * each_in + tokens_out * each_out) // over), MC_MAX)
+    for service in plain.tiers:
+        assert held == hold_mc(tokens_in, tokens_out, model, card, service_tier=service)
