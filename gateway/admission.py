@@ -20,6 +20,7 @@ from gateway.asks.media import MODERATION_MODEL
 from gateway.bounds import Rates, priceable
 from gateway.families import CHAT_LIMITS, Family
 from gateway.identity import Caller, check_body_user
+from gateway.prices import keep
 from gateway.recount.estimate import estimate_prompt
 from gateway.refusals import Refusal
 from shared import ids, pricing
@@ -93,8 +94,20 @@ def _refuse_second_model(pairs: list[tuple[str, Any]]) -> None:
 def permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
     """The rates of what is asked. Raises Refusal `model_not_allowed`, `model_not_priced`.
 
-    The permission is for the model asked for; the price actually paid is the answering model's.
+    The permission is for the model asked for; the price actually paid is the answering model's. What is permitted once
+    is permitted as long as the catalog stands. Of images, what they are like counts too: those are looked up each time.
     """
+    if ask.sold == "images":
+        return _permit(ask, plan, catalog)
+    key = (plan, ask.model, ask.sold)
+    rates: Rates | None = catalog.known.get(key)
+    if rates is None:
+        rates = _permit(ask, plan, catalog)
+        keep(catalog, key, rates)
+    return rates
+
+
+def _permit(ask: Ask, plan: Plan, catalog: Catalog) -> Rates:
     if plan.models and not any(fnmatchcase(ask.model, pattern) for pattern in plan.models):
         raise Refusal("model_not_allowed", model=ask.model)
     model, image = pricing.resolve(catalog.models, ask.model), None

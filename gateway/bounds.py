@@ -18,6 +18,7 @@ import msgspec
 from gateway.asks import Ask
 from gateway.asks.image_names import PARTIAL_TOKENS, PARTIALS_MAX, image_tokens
 from shared import pricing
+from shared.events import UsageEvent
 from shared.pricing import PLAIN_IN, PLAIN_OUT, TOKENS_IN, TOKENS_OUT, Plain, PricedModel, RateCard
 from shared.units import MC_MAX
 from shared.usage import Usage
@@ -60,6 +61,11 @@ class Rates(msgspec.Struct, frozen=True, dict=True):
     def plain(self) -> Plain | None:
         """The short way to hold for most calls of text, and to charge them; None where model and card have none."""
         return pricing.plain_of(self.model, self.card)
+
+    @cached_property
+    def drafts(self) -> dict[str, UsageEvent]:
+        """Of calls at these rates, by family: what the drafts of further ones are made from (gateway.settlement)."""
+        return {}
 
 
 class Bounds(msgspec.Struct, frozen=True):

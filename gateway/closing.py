@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 def event(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> UsageEvent:
     """The call's usage event as of now."""
-    return usage_event(hold.call, counted, facts, now_us=gate.now_us(), held_mc=hold.held_mc, gateway=gate.name)
+    return usage_event(hold.draft, hold.call, counted, facts, now_us=gate.now_us(), held_mc=hold.held_mc)
 
 
 def book(gate: Gate, hold: "Hold", counted: Counted, facts: Facts) -> None:

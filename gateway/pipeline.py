@@ -27,7 +27,7 @@ from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
 from gateway.running import relay
 from gateway.server import Connection
-from gateway.settlement import LOST, NOTHING, Facts, usage_event
+from gateway.settlement import Facts, draft_event
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
 from shared.projection import Plan
@@ -123,7 +123,7 @@ async def _hold(gate: Gate, call: Call) -> Hold:
     exact = False
     for _ in range(PRICINGS_MAX):
         bounds = bound(call.ask, call.rates, call.input_tokens, gate.settings.slice_tokens)
-        draft = usage_event(call, NOTHING, LOST, now_us=gate.now_us(), held_mc=bounds.slice_mc, gateway=gate.name)
+        draft = draft_event(call, now_us=gate.now_us(), held_mc=bounds.slice_mc, gateway=gate.name)
         try:
             return await gate.budget.reserve(call, bounds, draft, call.catalog.plans[call.rates.plan].allowance_mc)
         except PlanDiffersError as other:

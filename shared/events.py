@@ -4,6 +4,7 @@ One JSON object per entry in the field `d`, tagged by `kind`, with the version o
 fields it does not know; a version above VERSION is not guessed at but set aside.
 """
 
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -96,7 +97,7 @@ class UsageEvent(
 
 StreamMessage = AccountSeen | UsageEvent
 
-_encoder = msgspec.json.Encoder()
+encode: Callable[[StreamMessage], bytes] = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[StreamMessage] = msgspec.json.Decoder(StreamMessage)
 
 
@@ -117,10 +118,6 @@ _sketcher: msgspec.json.Decoder[Sketch] = msgspec.json.Decoder(Sketch)
 
 class UnreadableEntryError(ValueError):
     """A stream entry that this version cannot read: malformed, too large, or of a later version."""
-
-
-def encode(message: StreamMessage) -> bytes:
-    return _encoder.encode(message)
 
 
 def decode(data: bytes) -> StreamMessage:

@@ -4,7 +4,8 @@ The gateway holds all of it in memory, so that a call needs no look-up but its r
 look-up at all.
 """
 
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -43,7 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Shell patterns of the models that may be asked for; empty: all."""
 
 
-class Catalog(msgspec.Struct, frozen=True, kw_only=True):
+class Catalog(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything that prices and permits a call, as of one moment."""
 
     version: int
@@ -53,6 +54,11 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     plans: dict[str, Plan]
     provisional: PricedModel | None = None
     """What stands for models without a price. Never told: a gateway that admits them adds it (gateway.provisional)."""
+
+    @cached_property
+    def known(self) -> dict[Any, Any]:
+        """What a gateway has worked out from it and needs again (gateway.prices). It goes when the catalog goes."""
+        return {}
 
 
 def encode_key(record: KeyRecord) -> bytes:

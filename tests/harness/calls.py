@@ -15,7 +15,7 @@ from gateway.bounds import Bounds, Rates
 from gateway.families import FAMILIES
 from gateway.identity import Caller, Labels
 from gateway.refusals import Refusal
-from gateway.settlement import LOST, NOTHING, usage_event
+from gateway.settlement import Counted, Facts, draft_event, usage_event
 from shared import ids
 from shared.events import UsageEvent
 from shared.pricing import PricedModel, RateCard
@@ -103,8 +103,13 @@ def call(user: str = "ana", **more: Any) -> Call:
 
 def draft(of: Call, **more: Any) -> UsageEvent:
     """The event that stands in a call's hold; `more` are fields of it."""
-    event = usage_event(of, NOTHING, LOST, now_us=of.started_at_us, held_mc=0, gateway="test")
+    event = draft_event(of, now_us=of.started_at_us, held_mc=0, gateway="test")
     return msgspec.structs.replace(event, **more)
+
+
+def closed(of: Call, counted: Counted, facts: Facts, noted: UsageEvent | None = None) -> UsageEvent:
+    """The event of a call that was closed, with 77 mc held. `noted`: what was noted of it while it ran."""
+    return usage_event(noted or draft(of), of, counted, facts, now_us=9, held_mc=77)
 
 
 def event_of(number: int) -> UUID:

@@ -17,12 +17,12 @@ from gateway.families import BASE_PATH, Family, find
 from gateway.gate import Gate
 from gateway.plain_tap import PlainTap
 from gateway.recount.completion import Transcript
-from gateway.settlement import Counted, Facts, served_tier, usage_event
+from gateway.settlement import Counted, Facts, served_tier
 from gateway.sse import SseTap
 from shared.events import UsageEvent
 from shared.pricing import RateCard
 from shared.usage import Usage
-from tests.harness.calls import CATALOG, COST, MINI, ask, call
+from tests.harness.calls import CATALOG, COST, MINI, ask, call, closed
 from tests.harness.media import END, GPT_IMAGE, MODELS, PRICED, SCRIBE, TALKER, TTS, WHISPER, field, part, rates, wav
 
 FACTS: Final = Facts(outcome="complete")
@@ -54,7 +54,7 @@ def plain(name: str, answer: Any) -> PlainTap:
 
 
 def booked(made: Call, counted: Counted, facts: Facts = FACTS) -> UsageEvent:
-    return usage_event(made, counted, facts, now_us=1, held_mc=0, gateway="g")
+    return closed(made, counted, facts)
 
 
 GATE: Final = cast("Gate", SimpleNamespace(counters=None))
@@ -282,9 +282,7 @@ def test_an_uplift_is_charged() -> None:
     made = call(family=family("/messages"), rates=rates(model), ask=ask(), catalog=catalog)
     counted = Counted(Usage(input=1_000), "provider")
     charges = [
-        usage_event(
-            made, counted, Facts(outcome="complete", service_tier=tier), now_us=1, held_mc=0, gateway="g"
-        ).charge_mc
+        closed(made, counted, Facts(outcome="complete", service_tier=tier)).charge_mc
         for tier in ("standard", "standard@us")
     ]
     assert charges == [150_000, 165_000]

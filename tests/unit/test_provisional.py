@@ -9,12 +9,12 @@ import pytest
 from gateway.admission import permit
 from gateway.models import offered
 from gateway.provisional import provisional_model
-from gateway.settlement import LOST, NOTHING, Counted, Facts, usage_event
+from gateway.settlement import NOTHING, Counted, Facts
 from shared.events import UsageEvent
 from shared.pricing import PricedModel, provisional_of
 from shared.settings import GatewaySettings, SettingsError, load
 from shared.usage import Usage
-from tests.harness.calls import CATALOG, COST, PLAN, TOKENS, ask, call, rates, refused
+from tests.harness.calls import CATALOG, COST, PLAN, TOKENS, ask, call, closed, draft, rates, refused
 
 PROVISIONAL = PricedModel(model="", rates={"input": 2_500_000_000, "output": 10_000_000_000})
 ADMITTING = msgspec.structs.replace(CATALOG, provisional=PROVISIONAL)
@@ -29,7 +29,7 @@ def settings(**more: Any) -> GatewaySettings:
 def event(counted: Counted = USED, card: Any = COST, catalog: Any = ADMITTING, **facts: Any) -> UsageEvent:
     """The event of a call of gpt-7, which has no price."""
     of = call(ask=ask(model="gpt-7"), rates=rates(PROVISIONAL, card), catalog=catalog)
-    return usage_event(of, counted, Facts(outcome="complete", **facts), now_us=9, held_mc=0, gateway="g")
+    return closed(of, counted, Facts(outcome="complete", **facts))
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,8 @@ def test_an_answer_of_a_priced_model_is_not_provisional() -> None:
 def test_a_call_that_came_to_nothing_is_not_provisional() -> None:
     """No price could change its charge."""
     of = call(rates=rates(PROVISIONAL), catalog=ADMITTING)
-    made = usage_event(of, NOTHING, LOST, now_us=9, held_mc=0, gateway="g")
-    assert (made.charge_mc, made.flags) == (0, ())
+    for made in (draft(of), closed(of, NOTHING, Facts(outcome="timeout"))):
+        assert (made.charge_mc, made.flags) == (0, ())
 
 
 def test_the_list_of_models_has_them() -> None:

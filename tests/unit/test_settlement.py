@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.identity import Labels
-from gateway.settlement import LOST, MODEL_NAME_LENGTH_MAX, NOTHING, Counted, Facts, usage_event
+from gateway.settlement import MODEL_NAME_LENGTH_MAX, Counted, Facts, draft_event
 from shared import events
 from shared.events import UsageEvent
 from shared.pricing import Table, charge
 from shared.usage import Usage
-from tests.harness.calls import CATALOG, COST, MINI, THINKER, TOKENS, ask, call, caller, rates
+from tests.harness.calls import CATALOG, COST, MINI, THINKER, TOKENS, ask, call, caller, closed, rates
 
 USED = Counted(Usage(input=1_000, output=500), "provider")
 
@@ -23,7 +23,7 @@ def event(
 ) -> UsageEvent:
     """The event of a call at the cost card; `facts` are fields of Facts."""
     of = msgspec.structs.replace(call_of or call(rates=rates(card=COST)), catalog=catalog)
-    return usage_event(of, counted, Facts(outcome=outcome, **facts), now_us=9, held_mc=77, gateway="gate-1")
+    return closed(of, counted, Facts(outcome=outcome, **facts))
 
 
 def test_an_event_says_all_of_its_call() -> None:
@@ -64,7 +64,7 @@ def test_an_event_says_all_of_its_call() -> None:
         hold_mc=77,
         upstream_call_id="chatcmpl-1",
         upstream_cost_nano=3,
-        gateway="gate-1",
+        gateway="test",
         conversation="c-1",
         message="m-1",
         purpose="title",
@@ -134,7 +134,7 @@ def test_asking_for_a_tier_buys_no_discount() -> None:
 
 def test_a_call_that_came_to_nothing_costs_nothing() -> None:
     """The draft of a hold, should this process die: no usage, no charge, lost."""
-    made = usage_event(call(), NOTHING, LOST, now_us=9, held_mc=1, gateway="g")
+    made = draft_event(call(), now_us=9, held_mc=1, gateway="g")
     assert (made.charge_mc, made.cost_nano, made.evidence, made.outcome, made.status) == (0, 0, "none", "lost", 0)
 
 
