@@ -49,5 +49,7 @@ def names(account_id: UUID) -> AccountNames:
     return names_by_text(str(account_id))
 
 
-account_of: Final = lru_cache(ACCOUNTS_KNOWN_MAX)(ids.account_id)
-"""The id of a directory's user: a hash, which is the same each time."""
+@lru_cache(ACCOUNTS_KNOWN_MAX)
+def names_of(directory_id: UUID, external_id: str) -> AccountNames:
+    """Those of a directory's user, whose id is a hash."""
+    return names(ids.account_id(directory_id, external_id))

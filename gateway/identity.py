@@ -13,14 +13,24 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
+from aiohttp import hdrs
+from multidict import istr
 
-from gateway.account_names import account_of, names
+from gateway.account_names import AccountNames, names, names_of
 from gateway.refusals import Refusal
 from shared import ids
 from shared.events import LABEL_LENGTH_MAX
 from shared.projection import KeyRecord
 
-USER_ID: Final = "X-Sundial-User-Id"
+# As multidict's own kind of text, whose lower case is made once, not with each look-up.
+_USER_ID: Final = istr("X-Sundial-User-Id")
+_EMAIL: Final = istr("X-Sundial-User-Email")
+_NAME: Final = istr("X-Sundial-User-Name")
+_ROLE: Final = istr("X-Sundial-User-Role")
+_CONVERSATION: Final = istr("X-Sundial-Conversation-Id")
+_MESSAGE: Final = istr("X-Sundial-Message-Id")
+_PURPOSE: Final = istr("X-Sundial-Purpose")
+_API_KEY: Final = istr("x-api-key")
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -43,25 +53,25 @@ class Caller(msgspec.Struct, frozen=True):
     external_id: str
     """The user's id in the key's directory; empty for the account of the key itself."""
     labels: Labels
-    account_text: str = ""
+    account_text: str
     """The account's id as text: many parts of a call name it."""
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "account_text", names(self.account_id).text)
 
 
 def credential(headers: Mapping[str, str]) -> str | None:
     """What a client shows as its key: Authorization, else Anthropic's `x-api-key` in Authorization's form."""
-    authorization, key = headers.get("Authorization"), headers.get("x-api-key")
-    return authorization if authorization is not None or key is None else f"Bearer {key}"
+    authorization = headers.get(hdrs.AUTHORIZATION)
+    if authorization is None and (key := headers.get(_API_KEY)) is not None:
+        return f"Bearer {key}"
+    return authorization
 
 
 def find_key(authorization: str | None, keys: Mapping[bytes, KeyRecord], now_s: float) -> KeyRecord:
     """The record of the key in an Authorization header. Raises Refusal `missing_api_key`, `invalid_api_key`."""
     scheme, _, secret = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
+    secret = secret.strip()
+    if not secret or scheme.lower() != "bearer":
         raise Refusal("missing_api_key")
-    record = keys.get(hashlib.sha256(_bytes(secret.strip())).digest())
+    record = keys.get(hashlib.sha256(secret.encode() if secret.isascii() else _bytes(secret)).digest())
     if record is None or record.status != "active" or (record.expires_at and record.expires_at <= now_s):
         raise Refusal("invalid_api_key")
     return record
@@ -72,25 +82,40 @@ def identify(key: KeyRecord, headers: Mapping[str, str]) -> Caller:
 
     Raises Refusal `missing_user`, `unresolved_user`, `invalid_user`.
     """
-    labels = Labels(
-        email=label(headers.get("X-Sundial-User-Email")),
-        name=label(headers.get("X-Sundial-User-Name")),
-        role=label(headers.get("X-Sundial-User-Role")),
-        conversation=label(headers.get("X-Sundial-Conversation-Id")),
-        message=label(headers.get("X-Sundial-Message-Id")),
-        purpose=label(headers.get("X-Sundial-Purpose")),
-    )
+    get = headers.get
+    conversation, message, purpose = get(_CONVERSATION), get(_MESSAGE), get(_PURPOSE)
     if key.kind == "personal":
         # The key's own account: whoever holds the key may label the call, but not say who they are.
         assert key.account_id is not None
-        own = Labels(conversation=labels.conversation, message=labels.message, purpose=labels.purpose)
-        return Caller(key, key.account_id, names(key.account_id).shard, "", own)
+        account, external_id, email, name, role = names(key.account_id), "", None, None, None
+    else:
+        account, external_id = _named(key, get(_USER_ID))
+        email, name, role = get(_EMAIL), get(_NAME), get(_ROLE)
+    return Caller(
+        key,
+        account.account_id,
+        account.shard,
+        external_id,
+        Labels(
+            label(email) if email else "",
+            label(name) if name else "",
+            label(role) if role else "",
+            label(conversation) if conversation else "",
+            label(message) if message else "",
+            label(purpose) if purpose else "",
+        ),
+        account.text,
+    )
 
-    # Cases of a service key: a user is named; none is named and the key has an account of its own (images, speech and
-    # embeddings come without a user); none is named and it has none; the header is there but empty or unresolved.
-    raw = headers.get(USER_ID)
+
+def _named(key: KeyRecord, raw: str | None) -> tuple[AccountNames, str]:
+    """Whom a service key's call is for, and that user's id.
+
+    Cases: a user is named; none is named and the key has an account of its own (images, speech and embeddings come
+    without a user); none is named and it has none; the header is there but empty or unresolved.
+    """
     if raw is None and key.account_id is not None:
-        return Caller(key, key.account_id, names(key.account_id).shard, "", labels)
+        return names(key.account_id), ""
     external_id = decode(raw or "").strip()
     if not external_id:
         raise Refusal("missing_user")
@@ -98,8 +123,7 @@ def identify(key: KeyRecord, headers: Mapping[str, str]) -> Caller:
         raise Refusal("unresolved_user")
     if len(external_id) > ids.EXTERNAL_ID_LENGTH_MAX or not external_id.isprintable():
         raise Refusal("invalid_user")
-    account_id = account_of(key.directory_id, external_id)
-    return Caller(key, account_id, names(account_id).shard, external_id, labels)
+    return names_of(key.directory_id, external_id), external_id
 
 
 def check_body_user(caller: Caller, user: object) -> None:
@@ -140,6 +164,8 @@ def label(raw: str | None) -> str:
     plain one, cut to its limit."""
     if not raw:
         return ""
+    if raw.isascii() and raw.isprintable() and not raw.startswith(("b64:", "{{")):
+        return raw.strip()[:LABEL_LENGTH_MAX]  # as nearly all are
     text = decode(raw)
     if text.startswith("{{") and text.endswith("}}"):
         return ""

@@ -61,7 +61,7 @@ def caller(user: str = "ana", labels: Labels | None = None) -> Caller:
     """A user of the directory; with `user` empty the account of a personal key."""
     account_id = ids.account_id(DIRECTORY, user or "own")
     record = key() if user else key(kind="personal", account_id=account_id)
-    return Caller(record, account_id, ids.shard_of(account_id), user, labels or Labels())
+    return Caller(record, account_id, ids.shard_of(account_id), user, labels or Labels(), str(account_id))
 
 
 def ask(**more: Any) -> Ask:

@@ -3,7 +3,7 @@
 import re
 from uuid import UUID
 
-from gateway.account_names import account_of, names, names_by_text
+from gateway.account_names import names, names_by_text, names_of
 from gateway.redis_wire import packed
 from shared import ids, redis_keys, scripts
 
@@ -29,6 +29,7 @@ def test_they_are_the_keys_of_the_scripts_in_their_order() -> None:
 
 def test_one_account_has_one_set_of_names() -> None:
     directory = ids.directory_id("librechat")
-    assert account_of(directory, "ana") == ids.account_id(directory, "ana")
-    assert account_of(directory, "ana") != account_of(directory, "rui")
+    assert names_of(directory, "ana") is names(ids.account_id(directory, "ana"))
+    assert names_of(directory, "ana") is not names_of(directory, "rui")
+    assert names_of(directory, "ana").account_id == ids.account_id(directory, "ana")
     assert names(UUID(int=1)) is names(UUID(int=1)) is names_by_text(str(UUID(int=1)))
