@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID, SafeUUID, uuid5
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -21,12 +21,10 @@ EXTERNAL_ID_LENGTH_MAX: Final = 128
 _SUNDIAL: Final = UUID("6f2d1b34-9c1e-5b0a-8f57-2f1d7f0c5a11")
 """Namespace of every UUIDv5 below; never changes."""
 
-
-_RANDOM: Final = (1 << 80) - 1 & ~(0xF << 76 | 0x3 << 62)
-"""The bits of a UUIDv7 that are random."""
 _VERSION_7: Final = 0x7 << 76 | 0x2 << 62
-"""Those that say that it is one."""
-_set: Final = object.__setattr__
+"""The bits of a UUIDv7 that say what it is: its version and its variant."""
+_RANDOM_AND_TIME: Final = ~(0xF << 76 | 0x3 << 62)
+"""All its others."""
 
 as_text: Final[Callable[[UUID], str]] = msgspec.to_builtins
 """An id as text, as `str` writes it, in a quarter of its time."""
@@ -36,11 +34,8 @@ def uuid7(now_ms: int, random: bytes) -> UUID:
     """A UUIDv7 from Unix milliseconds and ten random bytes."""
     assert now_ms >> 48 == 0
     assert len(random) == 10
-    # Every call has one. UUID's own constructor looks at seven ways to be told what it is, and forbids to be set.
-    made = UUID.__new__(UUID)
-    _set(made, "int", now_ms << 80 | int.from_bytes(random, "big") & _RANDOM | _VERSION_7)
-    _set(made, "is_safe", SafeUUID.unknown)
-    return made
+    bits = (now_ms << 80 | int.from_bytes(random, "big")) & _RANDOM_AND_TIME | _VERSION_7
+    return msgspec.convert(bits.to_bytes(16, "big"), UUID)  # a quarter of the time of UUID(int=bits)
 
 
 def uuid7_ms(value: UUID) -> int:
