@@ -17,11 +17,12 @@ from gateway import asks
 from gateway.asks import Ask
 from gateway.asks.image_names import IMAGE_IN_TOKENS, priced_image
 from gateway.asks.media import MODERATION_MODEL
+from gateway.asks.usual import usual_chat
 from gateway.bounds import Rates, priceable
-from gateway.families import CHAT_LIMITS, Family
+from gateway.families import CHAT, CHAT_LIMITS, Family
 from gateway.identity import Caller, check_body_user
 from gateway.prices import keep
-from gateway.recount.estimate import estimate_prompt
+from gateway.recount.estimate import estimate_prompt, estimate_texts
 from gateway.refusals import Refusal
 from shared import ids, pricing
 from shared.pricing import PricedModel
@@ -32,14 +33,17 @@ if TYPE_CHECKING:
 
 _TRUE: Final = msgspec.Raw(b"true")
 _UNPRICED_MODERATION: Final = PricedModel(model="", mode="moderation", rates={"requests": 0})
-_KINDS_IN: Final = (("audio_in", b'"input_audio"'), ("image_in", b"image"), ("cache_write_1h", b'"1h"'))
+_KINDS_IN: Final = {"audio_in": b'"input_audio"', "image_in": b"image", "cache_write_1h": b'"1h"'}
 """Kinds of input that not every call has, with what stands in the body of each call that has them."""
+_USAGE: Final = b'"stream_options":{"include_usage":true},'
 
 
 class Call(msgspec.Struct, frozen=True):
     """One admitted client request. `body` is what goes upstream, `request` what came."""
 
     event_id: UUID
+    event_text: str
+    """The same as text, made once."""
     caller: Caller
     family: Family
     ask: Ask
@@ -57,11 +61,6 @@ class Call(msgspec.Struct, frozen=True):
     """Of the event loop's clock."""
     upload: "Upload | None" = None
     """The rest of a body that is passed through, and what has been seen of it."""
-    event_text: str = ""
-    """The event's id as text, made once."""
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "event_text", ids.as_text(self.event_id))
 
     def repriced(self, rates: Rates, input_tokens: int, catalog: Catalog | None = None) -> "Call":
         """The same call at other rates, of a catalog that may be newer, or with its input counted anew."""
@@ -143,7 +142,7 @@ def with_usage(ask: Ask, request: Mapping[str, Any], body: bytes) -> bytes:
         options["include_usage"] = _TRUE
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
         return msgspec.json.encode(fields)
-    return _prepend(body, b'"stream_options":{"include_usage":true},')
+    return _prepend(body, _USAGE)
 
 
 def with_cap(rates: Rates, body: bytes, tokens: int, limits: Sequence[str] = CHAT_LIMITS) -> bytes:
@@ -167,8 +166,7 @@ def _values(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _prepend(body: bytes, field: bytes) -> bytes:
-    start = body.index(b"{") + 1
-    return body[:start] + field + body[start:]
+    return body.replace(b"{", b"{" + field, 1)
 
 
 def admit(
@@ -182,20 +180,29 @@ def admit(
     started_s: float,
 ) -> Call:
     """The call that this request asks for, not yet held for. Raises Refusal."""
-    request = parse(body)
-    ask = asks.read(family, request)
+    usual = usual_chat(body) if family is CHAT else None
+    if usual is not None:
+        ask, chat = usual
+        sent = _prepend(body, _USAGE) if ask.stream and not ask.usage_asked else body
+        tokens = estimate_texts(len(body), ask.model, tools=bool(chat.tools), schema=bool(chat.response_format))
+    else:
+        request = parse(body)
+        ask = asks.read(family, request)
+        sent = with_usage(ask, request, with_model(ask, request, body))
+        tokens = estimate_prompt(len(body), request)
     check_body_user(caller, ask.user)
     rates = permit(ask, plan, catalog)
     return Call(
         event_id=event_id,
+        event_text=ids.as_text(event_id),
         caller=caller,
         family=family,
         ask=_with_kinds(ask, rates.model, body),
         rates=rates,
         catalog=catalog,
         request=body,
-        body=with_usage(ask, request, with_model(ask, request, body)),
-        input_tokens=estimate_prompt(len(body), request),
+        body=sent,
+        input_tokens=tokens,
         strip_usage=ask.stream and not ask.usage_asked,
         started_at_us=started_at_us,
         started_s=started_s,
@@ -219,6 +226,7 @@ def admit_upload(
     size = sum(len(value.encode()) for value in upload.form.fields.values())
     return Call(
         event_id=event_id,
+        event_text=ids.as_text(event_id),
         caller=caller,
         family=family,
         ask=ask,
@@ -236,7 +244,7 @@ def admit_upload(
 
 def _with_kinds(ask: Ask, model: PricedModel, body: bytes) -> Ask:
     """The ask, naming the kinds of input that have a price of their own and stand in the body."""
-    if ask.sold != "text":
+    if _KINDS_IN.keys().isdisjoint(model.rates) or ask.sold != "text":
         return ask
-    further = tuple(kind for kind, mark in _KINDS_IN if kind in model.rates and mark in body)
+    further = tuple(kind for kind, mark in _KINDS_IN.items() if kind in model.rates and mark in body)
     return msgspec.structs.replace(ask, kinds_in=(*ask.kinds_in, *further)) if further else ask

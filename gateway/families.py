@@ -55,8 +55,12 @@ def _transcription(path: str) -> Family:
 
 CHAT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
 
+CHAT: Final = Family(
+    "chat", "POST", "/chat/completions", "metered", streams=True, limits=CHAT_LIMITS, usage_option=True
+)
+
 FAMILIES: Final = (
-    Family("chat", "POST", "/chat/completions", "metered", streams=True, limits=CHAT_LIMITS, usage_option=True),
+    CHAT,
     Family("responses", "POST", "/responses", "metered", streams=True, limits=("max_output_tokens",)),
     Family("completions", "POST", "/completions", "metered", streams=True, limits=("max_tokens",), usage_option=True),
     Family("messages", "POST", "/messages", "metered", streams=True, limits=("max_tokens",)),
@@ -94,6 +98,9 @@ def find(method: str, target: str, listed: Sequence[Family] = ()) -> Family:
     Declared paths come first: what an operator lists (`forwarded`) cannot take one of them out of the meter, nor
     another method of theirs.
     """
+    declared = _BY_PATH.get(target)
+    if declared is not None and declared.method == method:
+        return declared  # as it mostly is
     path = target.partition("?")[0]
     declared = _BY_PATH.get(path)
     if declared is None and path.startswith(_MODEL_PREFIX) and len(path) > len(_MODEL_PREFIX):

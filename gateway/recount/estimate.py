@@ -71,20 +71,30 @@ def estimate_prompt(body_size: int, request: Mapping[str, Any]) -> int:
         items = request.get(key)
         if isinstance(items, list):
             scan.items(items)
-    tokens = BASE + scan.tokens + max(0, body_size - scan.media_bytes) * 10 // TEXT_BYTES_PER_TOKEN_X10
-    if _is_served(name):
-        tokens += SERVER_SYSTEM
     tools = request.get("tools")
-    if isinstance(tools, list) and tools:
-        tokens += TOOLS
-        for tool in tools:
-            kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
-            if kind not in ("function", "custom"):
-                tokens += HOSTED_TOOL
-    if not request.keys().isdisjoint(_SCHEMAS) and any(request.get(key) for key in _SCHEMAS):
-        tokens += SCHEMA
+    if not isinstance(tools, list):
+        tools = []
+    schema = not request.keys().isdisjoint(_SCHEMAS) and any(request.get(key) for key in _SCHEMAS)
+    size = max(0, body_size - scan.media_bytes)
+    tokens = scan.tokens + estimate_texts(size, name, tools=bool(tools), schema=schema)
+    for tool in tools:
+        kind = tool.get("type", "function") if isinstance(tool, Mapping) else "function"
+        if kind not in ("function", "custom"):
+            tokens += HOSTED_TOOL
     if request.get("previous_response_id") or request.get("conversation"):
         tokens += EARLIER
+    return tokens
+
+
+def estimate_texts(body_size: int, model: str, *, tools: bool, schema: bool) -> int:
+    """The same of a request that has nothing but texts in its messages, functions for `tools`, and a `schema`."""
+    tokens = BASE + body_size * 10 // TEXT_BYTES_PER_TOKEN_X10
+    if _is_served(model):
+        tokens += SERVER_SYSTEM
+    if tools:
+        tokens += TOOLS
+    if schema:
+        tokens += SCHEMA
     return tokens
 
 

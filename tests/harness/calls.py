@@ -98,7 +98,8 @@ def call(user: str = "ana", **more: Any) -> Call:
         "started_at_us": time.time_ns() // 1_000,
         "started_s": 0.0,
     }
-    return Call(**(fields | more))
+    fields |= more
+    return Call(event_text=str(fields["event_id"]), **fields)
 
 
 def draft(of: Call, **more: Any) -> UsageEvent:
