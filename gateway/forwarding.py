@@ -37,12 +37,11 @@ async def forward(gate: Gate, request: web.BaseRequest, family: Family) -> web.S
     await gate.budget.refuse_blocked(caller)
     # Of what is listed the path is plain (families.find) and the query goes with it; a declared path goes alone.
     target = request.raw_path.removeprefix(BASE_PATH) if family.treatment == "forwarded" else family.path
-    headers = [*passed_on(request), (b"accept-encoding", b"identity"), (b"x-litellm-call-id", call_id.encode())]
     pieces = (
         Pieces(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s) if request.can_read_body else None
     )
     try:
-        async with gate.upstream.send(request.method, target, headers, b"", pieces) as answer:
+        async with gate.upstream.send(request.method, target, passed_on(request, call_id), b"", pieces) as answer:
             response = await _relay(gate, request, answer, call_id)
     except UpstreamError as error:
         log.warning("upstream_failed", code=error.code, error=str(error), event_id=call_id)

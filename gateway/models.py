@@ -61,7 +61,7 @@ class ModelList:
         return self._names
 
     async def _ask(self) -> list[dict[str, Any]]:
-        async with self._upstream.send("GET", "/models", [(b"accept-encoding", b"identity")], b"") as answer:
+        async with self._upstream.send("GET", "/models", b"accept-encoding: identity\r\n", b"") as answer:
             body = WholeBody(LIST_BYTES_MAX)
             answer.listen(body)
             data = await body.whole

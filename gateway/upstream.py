@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -86,8 +86,10 @@ class Upstream:
         self._first_byte_timeout_s = first_byte_timeout_s
         default_port = parts.port is None or parts.port == (443 if self._tls else 80)
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self._host_line = (host if default_port else f"{host}:{self._port}").encode()
-        self._authorization = f"Bearer {key}".encode() if key else b""
+        authority = host if default_port else f"{host}:{self._port}"
+        authorization = f"authorization: Bearer {key}\r\n" if key else ""
+        self._first_lines = f" HTTP/1.1\r\nhost: {authority}\r\n{authorization}".encode()
+        """Of each request, behind its target."""
         self._idle: list[UpstreamConnection] = []
         self.resent = 0
         """Requests sent a second time because a kept connection had died before it answered."""
@@ -96,12 +98,12 @@ class Upstream:
         self,
         method: str,
         path: str,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: bytes,
         body: bytes,
         source: Source | None = None,
     ) -> Answer:
-        """Send one request below the base URL and wait for the answer's head. `source` has the body's rest, if any.
-        Whoever has the answer must `finish` it.
+        """Send one request below the base URL and wait for the answer's head. `headers`: lines, each with its end.
+        `source` has the body's rest, if any. Whoever has the answer must `finish` it.
 
         Raises UpstreamError: `upstream_refused` and `upstream_unreachable` (nothing was sent), `upstream_reset`,
         `upstream_protocol`, `upstream_redirect`, `upstream_timeout` (it may have been seen); and whatever `source`
@@ -139,7 +141,7 @@ class Upstream:
         self,
         method: str,
         path: str,
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: bytes,
         body: bytes,
         source: Source | None = None,
     ) -> AsyncIterator[Answer]:
@@ -195,16 +197,14 @@ class Upstream:
             await connection.write(b"0\r\n\r\n")
         connection.body_sent = True
 
-    def _head(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
-        lines = [f"{method} {self._path}{path} HTTP/1.1".encode(), b"host: " + self._host_line]
-        if self._authorization:
-            lines.append(b"authorization: " + self._authorization)
-        lines.extend(name + b": " + value for name, value in headers)
+    def _head(self, method: str, path: str, headers: bytes, length: int | None) -> bytes:
         if length is None:
-            lines.append(b"transfer-encoding: chunked")
+            framing = b"transfer-encoding: chunked\r\n\r\n"
         elif length or method != "GET":
-            lines.append(b"content-length: %d" % length)
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+            framing = b"content-length: %d\r\n\r\n" % length
+        else:
+            framing = b"\r\n"
+        return b"".join((f"{method} {self._path}{path}".encode(), self._first_lines, headers, framing))
 
     def _take_idle(self) -> UpstreamConnection | None:
         oldest = asyncio.get_running_loop().time() - IDLE_S_MAX

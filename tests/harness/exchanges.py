@@ -75,7 +75,7 @@ async def serving(*scripts: Script, timeout_s: float = 10.0) -> AsyncIterator[tu
 
 async def ask(upstream: Upstream, body: bytes = b"{}") -> tuple[Head, Collected]:
     """One exchange to its end. Raises UpstreamError where no head comes."""
-    async with upstream.send("POST", "/chat/completions", [(b"x-a", b"1")], body) as answer:
+    async with upstream.send("POST", "/chat/completions", b"x-a: 1\r\n", body) as answer:
         collected = Collected()
         answer.listen(collected)
         await asyncio.wait_for(collected.over.wait(), 10)

@@ -78,7 +78,7 @@ async def test_no_coroutine_wakes_for_a_chunk() -> None:
     wakes = [0]
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        async with upstream.send("POST", "/chat/completions", [], b"{}") as answer:
+        async with upstream.send("POST", "/chat/completions", b"", b"{}") as answer:
             opened = opening(request, answer.head, "call", keep_alive=True, grows=True)
             relay = Relay(request, answer, SseTap("chat", strip_usage=False), opened, 60.0)
             answer.listen(relay)

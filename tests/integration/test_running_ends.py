@@ -50,7 +50,7 @@ async def ends(play: Callable[[Peer, Relay], Awaitable[None]], *, exhausted: boo
 
     async def handle(request: web.Request) -> web.StreamResponse:
         nonlocal outcome
-        async with upstream.send("POST", "/chat/completions", [], b"{}") as answer:
+        async with upstream.send("POST", "/chat/completions", b"", b"{}") as answer:
             opened = opening(request, answer.head, "call", keep_alive=True, grows=True)
             relay = Relay(request, answer, tap, opened, 60.0)
             settings = load(GatewaySettings, redis_url="redis://127.0.0.1", upstream_url=server.url)

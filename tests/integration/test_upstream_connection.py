@@ -48,7 +48,7 @@ async def test_a_request_is_written_as_it_must_be() -> None:
 
     async with serving(script) as (upstream, server):
         await ask(upstream, b'{"a":1}')
-        async with upstream.send("GET", "/models", [], b"") as answer:
+        async with upstream.send("GET", "/models", b"", b"") as answer:
             answer.listen(Collected())
     host = f"host: 127.0.0.1:{server.port}\r\nauthorization: Bearer sk-upstream\r\n".encode()
     assert seen == [

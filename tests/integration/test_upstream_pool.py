@@ -179,7 +179,7 @@ async def test_a_call_that_is_cancelled_leaves_its_upstream() -> None:
 async def test_an_answer_that_is_not_read_to_its_end_costs_the_connection() -> None:
     """Leaving the block closes what is unfinished."""
     async with watched(WITH_LENGTH[:-1]) as (upstream, script):
-        async with upstream.send("POST", "/x", [], b"{}") as answer:
+        async with upstream.send("POST", "/x", b"", b"{}") as answer:
             answer.listen(Collected())
         await asyncio.wait_for(script.left.wait(), 5)
         assert upstream._idle == []
@@ -188,7 +188,7 @@ async def test_an_answer_that_is_not_read_to_its_end_costs_the_connection() -> N
 async def test_stopping_is_seen_by_the_upstream_at_once() -> None:
     """`stop` closes the socket while the block is still open, and no break is reported of our own doing."""
     async with watched(WITH_LENGTH[:-1]) as (upstream, script):
-        async with upstream.send("POST", "/x", [], b"{}") as answer:
+        async with upstream.send("POST", "/x", b"", b"{}") as answer:
             collected = Collected()
             answer.listen(collected)
             answer.stop()
@@ -211,7 +211,7 @@ async def test_bytes_before_anybody_listens_are_kept_up_to_a_limit() -> None:
     body = b"".join(b"%07d\n" % number for number in range(1_000_000))
     head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
     async with serving(says(head + body)) as (upstream, server):
-        async with upstream.send("POST", "/x", [], b"{}") as answer:
+        async with upstream.send("POST", "/x", b"", b"{}") as answer:
             connection = answer._connection
             await until(lambda: connection._reading_paused)
             assert EARLY_BYTES_MAX < connection._backlog_bytes <= EARLY_BYTES_MAX + READ_BYTES_MAX
@@ -237,7 +237,7 @@ async def test_a_paused_answer_waits_and_goes_on() -> None:
 
         pause_at = 1_000_000
 
-    async with serving(says(head + body)) as (upstream, _), upstream.send("POST", "/x", [], b"{}") as answer:
+    async with serving(says(head + body)) as (upstream, _), upstream.send("POST", "/x", b"", b"{}") as answer:
         collected = Pausing()
         answer.listen(collected)
         await until(lambda: collected.pause_at == 0)
@@ -253,7 +253,7 @@ async def test_a_paused_answer_waits_and_goes_on() -> None:
 async def test_an_answer_that_ended_before_anybody_listened_is_told_whole() -> None:
     """Complete or broken meanwhile: the listener hears all of it, then the end as it was."""
     for script, ended in ((says(WITH_LENGTH), True), (says_and_ends(WITH_LENGTH[:-2], reset=False), False)):
-        async with serving(script) as (upstream, _), upstream.send("POST", "/x", [], b"{}") as answer:
+        async with serving(script) as (upstream, _), upstream.send("POST", "/x", b"", b"{}") as answer:
             connection: Any = answer._connection
             await until(lambda connection=connection: connection._complete or connection.closed)
             collected = Collected()

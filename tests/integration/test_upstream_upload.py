@@ -39,7 +39,7 @@ class Pieces:
 
 async def send(upstream: Upstream, begun: bytes, source: Any) -> bytes:
     """The answer's body."""
-    async with upstream.send("POST", "/x", [], begun, source) as answer:
+    async with upstream.send("POST", "/x", b"", begun, source) as answer:
         collected = Collected()
         answer.listen(collected)
         await asyncio.wait_for(collected.over.wait(), 10)

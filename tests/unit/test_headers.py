@@ -5,7 +5,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from gateway.headers import to_client, to_upstream
+from gateway.headers import TEMPLATE_BYTES_MAX, TEMPLATES_MAX, _templates, passed_on, to_client, to_upstream
 from gateway.upstream import HOP_BY_HOP
 from gateway.upstream_connection import Head
 from tests.harness.calls import call
@@ -16,16 +16,24 @@ def request(*headers: tuple[str, str]) -> web.Request:
 
 
 def upstream(*headers: tuple[str, str]) -> list[tuple[bytes, bytes]]:
-    """What of these client headers goes upstream, without what the gateway adds."""
+    """What of these client headers goes upstream, without what the gateway adds; asked for twice, for the second answer
+    is that of a template."""
     of = call()
-    sent = to_upstream(request(*headers), of)
-    ours = [
-        (b"accept-encoding", b"identity"),
-        (b"x-litellm-call-id", str(of.event_id).encode()),
-        (b"x-litellm-end-user-id", str(of.caller.account_id).encode()),
-    ]
-    assert sent[-3:] == ours
-    return sent[:-3]
+    ours = b"accept-encoding: identity\r\nx-litellm-call-id: %b\r\nx-litellm-end-user-id: %b\r\n" % (
+        str(of.event_id).encode(),
+        str(of.caller.account_id).encode(),
+    )
+    first, second = (to_upstream(request(*headers), of) for _ in range(2))
+    assert first == second
+    assert first.endswith(ours)
+    return pairs(first.removesuffix(ours))
+
+
+def pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    """Header lines as names and values."""
+    assert lines.endswith(b"\r\n") or not lines
+    split = (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])
+    return [(name, value) for name, _, value in split]
 
 
 def client(*headers: tuple[bytes, bytes]) -> list[bytes]:
@@ -76,6 +84,46 @@ def test_headers_that_connection_lists_stay_here() -> None:
     ]
     assert upstream(*headers) == [(b"X-Three", b"3")]
     assert client(*((name.lower().encode(), value.encode()) for name, value in headers)) == [b"x-three: 3"]
+
+
+def test_a_client_may_list_another_header_in_each_request() -> None:
+    """What Connection lists is of one request: the same names go upstream in the next one, and the other way round."""
+    names = ("Connection", "X-One", "X-Two")
+    for listed, kept in (("x-one", b"X-Two"), ("keep-alive", None), ("x-two", b"X-One"), ("x-one", b"X-Two")):
+        sent = upstream(*zip(names, (listed, "1", "2"), strict=True))
+        assert [name for name, _ in sent] == ([kept] if kept else [b"X-One", b"X-Two"])
+    for second, kept in (("x-one", b"X-Two"), ("x-two", b"X-One")):  # of several, all count
+        headers = [("Connection", "close"), ("Connection", second), ("X-One", "1"), ("X-Two", "2")]
+        assert [name for name, _ in upstream(*headers)] == [kept]
+
+
+def test_values_are_those_of_the_request_whoever_sent_the_same_names() -> None:
+    """A template remembers names alone, and in which order and case they came."""
+    assert upstream(("X-A", "1"), ("X-B", "2")) == [(b"X-A", b"1"), (b"X-B", b"2")]
+    assert upstream(("X-A", "3"), ("X-B", "%b %d")) == [(b"X-A", b"3"), (b"X-B", b"%b %d")]
+    assert upstream(("X-B", "4"), ("X-A", "")) == [(b"X-B", b"4"), (b"X-A", b"")]
+    assert upstream(("x-b", "5"), ("x-a", "6")) == [(b"x-b", b"5"), (b"x-a", b"6")]
+    assert upstream(("x-%b", "7"), ("%s%%", "8")) == [(b"x-%b", b"7"), (b"%s%%", b"8")]
+
+
+def test_what_is_remembered_of_clients_is_bounded() -> None:
+    """Names are theirs to choose: however many there are, and however long, memory does not grow with them."""
+    for number in range(TEMPLATES_MAX + 10):
+        assert upstream((f"X-{number}", "1")) == [(f"X-{number}".encode(), b"1")]
+    assert len(_templates) <= TEMPLATES_MAX
+    before = len(_templates)
+    long = "X-" + "y" * TEMPLATE_BYTES_MAX
+    assert upstream((long, "1")) == [(long.encode(), b"1")]
+    assert upstream(("Connection", long), ("X-A", "1")) == [(b"X-A", b"1")]
+    assert len(_templates) == before
+
+
+def test_what_is_no_call_keeps_the_type_of_its_body() -> None:
+    """Forwarded bodies are nobody's business; of several types the first goes on."""
+    sent = passed_on(
+        request(("Content-Type", "text/x"), ("X-A", "1"), ("content-type", "text/y"), ("Cookie", "c")), "i"
+    )
+    assert sent == b"Content-Type: text/x\r\nX-A: 1\r\naccept-encoding: identity\r\nx-litellm-call-id: i\r\n"
 
 
 def test_the_upstreams_headers_reach_the_client() -> None:
