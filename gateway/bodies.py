@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.asks.form import Form, boundary_of
 from gateway.refusals import Refusal
@@ -13,12 +13,21 @@ FORM_BYTES_PER_S_MIN: Final = 16 * 1024
 """How fast a form must come at least, beyond the time that any body has."""
 
 
-async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float) -> bytes:
-    """The request's body, which must have come within `seconds_max`. Refusals: 408, 413, 415."""
+def body_at_once(request: web.BaseRequest, bytes_max: int) -> bytes | None:
+    """The request's body, where it came with its head, as it mostly does. None: it must be waited for, or refused.
+
+    Raises Refusal 415.
+    """
     refuse_encoded(request)
     content = request.content
-    if content.is_eof() and content.total_bytes <= bytes_max:
-        return content.read_nowait()  # it came with its head, as it mostly does: nothing is to be waited for
+    return content.read_nowait() if content.is_eof() and content.total_bytes <= bytes_max else None
+
+
+async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float) -> bytes:
+    """The same, which must have come within `seconds_max`. Refusals: 408, 413, 415."""
+    body = body_at_once(request, bytes_max)
+    if body is not None:
+        return body
     try:
         async with asyncio.timeout(seconds_max):
             return await request.read()
@@ -30,7 +39,8 @@ async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float
 
 def refuse_encoded(request: web.BaseRequest) -> None:
     """Raises Refusal `unsupported_encoding` for a compressed body, which cannot be read on its way."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.lower() != "identity":
         raise Refusal("unsupported_encoding")
 
 

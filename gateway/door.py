@@ -4,10 +4,10 @@ import asyncio
 from typing import Final
 
 import structlog
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from gateway import metrics, pipeline
-from gateway.families import ANTHROPIC_PATH, BASE_PATH, UndeclaredError, find
+from gateway.families import ANTHROPIC_PATH, BASE_PATH, Family, UndeclaredError, find
 from gateway.forwarding import forward
 from gateway.gate import Gate
 from gateway.guesses import GUESSES_MAX, source
@@ -15,6 +15,8 @@ from gateway.models import model, models
 from gateway.refusals import Refusal, response
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_VERSIONS: Final = (HttpVersion11, HttpVersion10)
+_BOOKED: Final = ("metered", "flat")
 
 log = structlog.get_logger()
 
@@ -31,7 +33,15 @@ class Door:
         assert task is not None
         gate.requests[task] = request.protocol
         try:
-            answer = await self._serve(request)
+            family = self._family(request)
+            if hdrs.EXPECT in request.headers:
+                await _go_on(request)
+            if family.treatment in _BOOKED:
+                answer = await pipeline.serve(gate, request, family)
+            elif family.name == "models":
+                answer = await (models(gate, request) if family.path == "/models" else model(gate, request))
+            else:
+                answer = await forward(gate, request, family)
         except Refusal as refusal:
             return self._refuse(request, refusal)
         finally:
@@ -40,25 +50,17 @@ class Door:
             answer.force_close()
         return answer
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _family(self, request: web.BaseRequest) -> Family:
         """By the target as it came: other spellings of a path are not the path."""
-        gate = self._gate
-        if request.version not in (HttpVersion10, HttpVersion11):
+        if request.version not in _VERSIONS:
             # aiohttp's parser takes `HTTP/0.9`, and a first line without any version, for a request with head and body.
             raise Refusal("unsupported_version")
         try:
-            family = find(request.method, request.raw_path, gate.forwarded)
+            return find(request.method, request.raw_path, self._gate.forwarded)
         except UndeclaredError as unknown:
             if unknown.allowed:
                 raise Refusal("method_not_allowed", allowed=", ".join(unknown.allowed)) from None
             raise Refusal("unknown_path", path=request.raw_path) from None
-        if "Expect" in request.headers:
-            await _go_on(request)
-        if family.treatment in ("metered", "flat"):
-            return await pipeline.serve(gate, request, family)
-        if family.name == "models":
-            return await (models(gate, request) if family.path == "/models" else model(gate, request))
-        return await forward(gate, request, family)
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
         gate = self._gate
@@ -84,6 +86,6 @@ class Door:
 
 async def _go_on(request: web.BaseRequest) -> None:
     """A client that waits to be asked for its body is asked. Any other expectation is ignored (RFC 9110, 10.1.1)."""
-    if request.headers["Expect"].lower() == "100-continue" and request.version >= HttpVersion11:
+    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(CONTINUE)
         request.writer.output_size = 0  # it is no part of the answer

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from gateway import budget, closing, counting, proof
 from gateway.admission import Call, admit, admit_upload, permit, with_cap
-from gateway.bodies import Upload, read_body
+from gateway.bodies import Upload, body_at_once, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
 from gateway.early import NEVER, Early
@@ -85,12 +85,15 @@ async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Cal
     caller = identify(key, request.headers)
     event_id = gate.new_event_id()
     request["call_id"] = event_id
+    bytes_max, seconds_max = gate.settings.body_bytes_max, gate.settings.body_timeout_s
     if family.body == "multipart":
-        upload = Upload(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
+        upload = Upload(request, bytes_max, seconds_max)
         await upload.read_until_known(whole=family.sold == "images")
         admitted = partial(admit_upload, event_id, caller, family, upload)
     else:
-        body = await read_body(request, gate.settings.body_bytes_max, gate.settings.body_timeout_s)
+        body = body_at_once(request, bytes_max)
+        if body is None:
+            body = await read_body(request, bytes_max, seconds_max)
         admitted = partial(admit, event_id, caller, family, body)
     try:
         return admitted(_plan(gate, caller), gate.book.catalog, started_at_us, started_s)
