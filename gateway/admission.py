@@ -173,13 +173,15 @@ def admit(
     event_id: UUID,
     caller: Caller,
     family: Family,
-    body: bytes,
+    body: "bytes | Upload",
     plan: Plan,
     catalog: Catalog,
     started_at_us: int,
     started_s: float,
 ) -> Call:
     """The call that this request asks for, not yet held for. Raises Refusal."""
+    if not isinstance(body, bytes):
+        return _admit_upload(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
     usual = usual_chat(body) if family is CHAT else None
     if usual is not None:
         ask, chat = usual
@@ -209,7 +211,7 @@ def admit(
     )
 
 
-def admit_upload(
+def _admit_upload(
     event_id: UUID,
     caller: Caller,
     family: Family,

@@ -18,7 +18,8 @@ def body_at_once(request: web.BaseRequest, bytes_max: int) -> bytes | None:
 
     Raises Refusal 415.
     """
-    refuse_encoded(request)
+    if hdrs.CONTENT_ENCODING in request.headers:
+        refuse_encoded(request)
     content = request.content
     return content.read_nowait() if content.is_eof() and content.total_bytes <= bytes_max else None
 
@@ -39,8 +40,7 @@ async def read_body(request: web.BaseRequest, bytes_max: int, seconds_max: float
 
 def refuse_encoded(request: web.BaseRequest) -> None:
     """Raises Refusal `unsupported_encoding` for a compressed body, which cannot be read on its way."""
-    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
-    if encoding is not None and encoding.lower() != "identity":
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise Refusal("unsupported_encoding")
 
 

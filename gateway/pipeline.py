@@ -7,14 +7,14 @@ What each phase leaves behind when the next one fails:
 """
 
 import asyncio
-from functools import partial
 from typing import Final
+from uuid import UUID
 
 import structlog
 from aiohttp import web
 
 from gateway import budget, closing, counting, proof
-from gateway.admission import Call, admit, admit_upload, permit, with_cap
+from gateway.admission import Call, admit, permit, with_cap
 from gateway.bodies import Upload, body_at_once, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
@@ -30,7 +30,6 @@ from gateway.server import Connection
 from gateway.settlement import Facts, draft_event
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
-from shared.projection import Plan
 
 PRICINGS_MAX: Final = 3
 """Attempts to reserve: with the key's plan, with the account's, with the input counted exactly."""
@@ -86,31 +85,38 @@ async def admission(gate: Gate, request: web.BaseRequest, family: Family) -> Cal
     event_id = gate.new_event_id()
     request["call_id"] = event_id
     bytes_max, seconds_max = gate.settings.body_bytes_max, gate.settings.body_timeout_s
+    body: bytes | Upload | None
     if family.body == "multipart":
-        upload = Upload(request, bytes_max, seconds_max)
-        await upload.read_until_known(whole=family.sold == "images")
-        admitted = partial(admit_upload, event_id, caller, family, upload)
+        body = Upload(request, bytes_max, seconds_max)
+        await body.read_until_known(whole=family.sold == "images")
     else:
         body = body_at_once(request, bytes_max)
         if body is None:
             body = await read_body(request, bytes_max, seconds_max)
-        admitted = partial(admit, event_id, caller, family, body)
     try:
-        return admitted(_plan(gate, caller), gate.book.catalog, started_at_us, started_s)
+        return _admit(gate, event_id, caller, family, body, started_at_us, started_s)
     except Refusal as refusal:
         # Nobody is refused by the key's plan, or by one that they had, where their account has another one by now.
         if refusal.code not in BY_PLAN or not await gate.budget.learn_plan(caller):
             raise
-    return admitted(_plan(gate, caller), gate.book.catalog, started_at_us, started_s)
+    return _admit(gate, event_id, caller, family, body, started_at_us, started_s)
 
 
-def _plan(gate: Gate, caller: Caller) -> Plan:
-    """The account's plan as far as it is known, else the key's. Refusals: 503."""
+def _admit(
+    gate: Gate,
+    event_id: UUID,
+    caller: Caller,
+    family: Family,
+    body: bytes | Upload,
+    started_at_us: int,
+    started_s: float,
+) -> Call:
+    """By the account's plan as far as it is known, else the key's. Refusals: 400, 403, 503."""
     catalog = gate.book.catalog
     plan = catalog.plans.get(gate.budget.plan_of(caller))
     if plan is None or plan.card not in catalog.cards:
         raise Refusal("not_ready")  # a key that is ahead of this catalog
-    return plan
+    return admit(event_id, caller, family, body, plan, catalog, started_at_us, started_s)
 
 
 def _note_draft(gate: Gate, hold: Hold) -> None:

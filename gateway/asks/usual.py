@@ -6,6 +6,7 @@ answers, both say the same (tests/property/test_usual_chat.py). Nothing is passe
 the gateway is decoded all the same, so that both find the same bodies malformed.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -14,6 +15,9 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.asks.ask import CHOICES_MAX, MODEL_LENGTH_MAX, TOKENS_ASKED_MAX, Ask
 from gateway.asks.searches import SEARCH_MODEL
 from gateway.asks.text import CLAUDE
+
+MODELS_KNOWN_MAX: Final = 256
+"""Names of models of which is remembered whether they are usual."""
 
 Limit = Annotated[int, Meta(ge=1, le=TOKENS_ASKED_MAX)]
 
@@ -123,11 +127,7 @@ def usual_chat(body: bytes) -> tuple[Ask, UsualChat] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # a ValidationError is a DecodeError
         return None
     model, options, asked = _models[-1], chat.stream_options, False
-    if len(_models) > 1 or not isinstance(model, str):
-        return None
-    if not model.strip() or len(model) > MODEL_LENGTH_MAX or not model.isprintable():
-        return None
-    if "," in model or SEARCH_MODEL in model:
+    if len(_models) > 1 or not isinstance(model, str) or len(model) > MODEL_LENGTH_MAX or not _is_usual(model):
         return None
     if (chat.tools or chat.response_format) and (body.count(b'"model"') > 1 or b"\\u006" in body):
         return None  # what is nested there may have a field of that name, even twice: see gateway.admission.parse
@@ -146,3 +146,9 @@ def usual_chat(body: bytes) -> tuple[Ask, UsualChat] | None:
         thinks=CLAUDE not in model or chat.reasoning_effort not in (None, "none"),
     )
     return ask, chat
+
+
+@lru_cache(MODELS_KNOWN_MAX)
+def _is_usual(model: str) -> bool:
+    """One model's name that needs no look at what else it says (`gateway.asks.ask.model`)."""
+    return bool(model.strip()) and model.isprintable() and "," not in model and SEARCH_MODEL not in model
