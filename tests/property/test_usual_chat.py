@@ -48,12 +48,12 @@ PARTS = ({"type": "text", "text": "Oi"}, {"type": "text", "text": "", "cache_con
 NO_TEXTS: Final[tuple[dict[str, object], ...]] = ({"type": "text"}, {"type": "text", "text": []}, PARTS[0] | {"x": 1})
 MESSAGES: Final[tuple[dict[str, object], ...]] = (
     {"role": "user", "content": "Oi, ação"},
-    {"role": "user", "content": "model"},
     {"role": "user", "content": list(PARTS)},
     {"role": "assistant", "content": None, "tool_calls": CALLS},
     {"role": "assistant", "tool_calls": CALLS, "reasoning_content": "hm", "refusal": None},
-    {"role": "tool", "content": '"model": "\\u006d"', "tool_call_id": "c1", "name": "f"},
+    {"role": "tool", "content": "10:00", "tool_call_id": "c1", "name": "f"},
 )
+"""None of them with what might be a second model: that is an odd one."""
 
 ODD: Final[dict[str, tuple[object, ...]]] = {
     "model": (
@@ -61,6 +61,7 @@ ODD: Final[dict[str, tuple[object, ...]]] = {
         *("gpt-oss:120b", "gpt-mini"),
     ),
     "messages": (
+        [{"role": "user", "content": "model"}, {"role": "user", "content": '"model": "\\u006d"'}],
         *(None, "text", [1], [None], {}, [{"content": "no role"}], [{"role": 3, "content": "x"}]),
         *([{"role": "user", "content": odd}] for odd in (3, {"type": "text"}, [IMAGE], [*PARTS, IMAGE], [{}, "x"])),
         *([{"role": "user", "content": [{"type": kind, "text": "x"}]}] for kind in ("refusal", "thinking", "x", 1)),
@@ -219,7 +220,7 @@ SENT: dict[str, dict[str, Any]] = {
         "model": "m",
         "stream": True,
         "stream_options": {"include_usage": True},
-        "messages": [MESSAGES[0], *MESSAGES[2:5], {"role": "tool", "content": "10:00", "tool_call_id": "c1"}],
+        "messages": MESSAGES,
         "tools": [FUNCTION],
         "tool_choice": "auto",
         "parallel_tool_calls": True,
