@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from gateway import settling
 from gateway.budget import Budget
@@ -44,12 +45,27 @@ async def test_a_voided_call_leaves_nothing(budget: Budget, ana: HoldScripts) ->
 
 
 async def test_idle_means_that_no_hold_is_open(budget: Budget) -> None:
-    """Set again only with the last one."""
+    """Told to everybody who waits, with the last one; at once where none is open."""
+    await budget.idle()
     holds = [await reserve(budget) for _ in range(3)]
+    waiting = [asyncio.create_task(budget.idle()) for _ in range(2)]
     for hold in holds:
-        assert budget.running
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
         budget.void(hold)
-    assert not budget.running
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+
+
+async def test_scripts_that_redis_forgot_are_no_reason_to_fail(budget: Budget, ana: HoldScripts) -> None:
+    """Neither to reserve nor to settle, and nobody says that anything went wrong."""
+    ana.client.script_flush()
+    hold = await reserve(budget)
+    ana.client.script_flush()
+    with structlog.testing.capture_logs() as logs:
+        budget.settle(hold, closed_as(hold, 70))
+        await until(lambda: len(budget.closed) == 0)
+    assert booked(ana) == [(hold.call.event_id, 70)]
+    assert logs == []
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["answer lost", "command lost"])
