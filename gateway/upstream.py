@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from gateway.deadlines import Deadlines
 from gateway.upstream_connection import READ_BYTES_MAX, Head, Sink, UpstreamConnection, UpstreamError
 
 T = TypeVar("T")
@@ -55,6 +56,11 @@ class Answer:
         self.status = head.status
         self.head = head
 
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it has come before anybody listens. It stays for whoever listens then."""
+        return self._connection.whole
+
     def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX) -> None:
         """Give the body to `sink`, in pieces of `piece_bytes` at most, after each of which it may pause."""
         self._connection.listen(sink, piece_bytes)
@@ -91,6 +97,8 @@ class Upstream:
         self._first_lines = f" HTTP/1.1\r\nhost: {authority}\r\n{authorization}".encode()
         """Of each request, behind its target."""
         self._idle: list[UpstreamConnection] = []
+        self._heads = Deadlines(first_byte_timeout_s, UpstreamConnection.time_out)
+        """Who waits for the head of an answer."""
         self.resent = 0
         """Requests sent a second time because a kept connection had died before it answered."""
 
@@ -117,7 +125,7 @@ class Upstream:
                 head = await self._exchange_stream(connection, request, body, source)
             else:
                 try:
-                    head = await connection.request(request, body, self._first_byte_timeout_s)
+                    head = await connection.request(request, body, self._heads)
                 except UpstreamError as error:
                     # Two cases of `upstream_reset`: a kept connection that the upstream had closed in the meantime (no
                     # byte came back: once more, on a new connection), and one that broke under this request.
@@ -126,7 +134,7 @@ class Upstream:
                     self.resent += 1
                     connection.finish()
                     connection = await self._connect()
-                    head = await connection.request(request, body, self._first_byte_timeout_s)
+                    head = await connection.request(request, body, self._heads)
         except BaseException:
             connection.finish()
             raise
@@ -156,6 +164,7 @@ class Upstream:
         for connection in self._idle:
             connection.abort()
         self._idle.clear()
+        self._heads.close()
 
     async def _in_time(self, connection: UpstreamConnection, waiting: Awaitable[T]) -> T:
         try:

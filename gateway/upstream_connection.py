@@ -5,11 +5,14 @@ transport's own callback: no coroutine wakes per chunk. Errors of the socket and
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Final, Protocol, cast
 
 import httptools
+
+from gateway.deadlines import Deadlines
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Head of an answer, in bytes, with all interim ones (1xx) before it; and names and values of its headers and trailers
@@ -44,23 +47,16 @@ class Sink(Protocol):
 class Head:
     """Status and headers of an answer; names in lower case, values as the bytes that came."""
 
-    __slots__ = ("_first", "headers", "keep_alive", "status")
+    __slots__ = ("get", "headers", "keep_alive", "status")
 
-    def __init__(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.keep_alive = False
-        self._first: dict[bytes, bytes] = {}
-        for name, value in headers:
-            self.add(name, value)
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-        self._first.setdefault(name, value)
-
-    def get(self, name: bytes) -> bytes:
-        """The first header of that name; empty where there is none."""
-        return self._first.get(name, b"")
+    def __init__(
+        self, headers: Sequence[tuple[bytes, bytes]] = (), status: int = 0, *, keep_alive: bool = False
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.get: Callable[[bytes], bytes] = defaultdict(bytes, reversed(headers)).__getitem__
+        """The first header of that name; empty where there is none. No function of ours: each call asks for nine."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -70,12 +66,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._on_free = on_free
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._head = Head()
-        self._head_bytes = 0
+        self._parser: httptools.HttpResponseParser
+        self._head: Head | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        """Of a head, or of trailers, that are not complete."""
+        self._head_bytes = self._trailer_bytes = 0
+        """Names and values of interim heads, and of the head where there are trailers; of trailers."""
         self._waited_bytes = 0
+        """All that came up to the head's end, or with it."""
         self._head_done: asyncio.Future[Head] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        """Of the present request; None between two."""
+        self._limit: Deadlines[UpstreamConnection] | None = None
         self._sink: Sink | None = None
         self._piece_bytes = READ_BYTES_MAX
         self._backlog: deque[bytes] = deque()
@@ -92,40 +93,38 @@ class UpstreamConnection(asyncio.Protocol):
         self.body_sent = True
         """Whether the request's body has been written whole: else the connection cannot be used again."""
         self.closed = False
-        self.answered = False
-        """Whether any byte of the present answer has come."""
         self.calls = 0
         self.idle_since = 0.0
 
     # The caller's side ------------------------------------------------------------------------------------
 
-    def request(self, head: bytes, body: bytes, timeout_s: float = 0.0) -> asyncio.Future[Head]:
-        """Write one request. The future gives the answer's head, or raises UpstreamError; `upstream_timeout` where it
-        has not come within `timeout_s`, if that is not 0."""
-        assert self._transport is not None
+    def request(
+        self, head: bytes, body: bytes, limit: "Deadlines[UpstreamConnection] | None" = None
+    ) -> asyncio.Future[Head]:
+        """Write one request. The future gives the answer's head, or raises UpstreamError. `limit`: told that this
+        connection waits for the head; where that is late, `time_out` is to be called."""
+        transport = self._transport
+        assert transport is not None
         assert self._head_done is None, "one request at a time"
+        # All else is as `finish` has left it, or as it was at first.
         self.calls += 1
-        self.answered = self._complete = self._end_told = False
-        self.body_sent = True
-        self._failure = None
-        self._head, self._head_bytes, self._waited_bytes = Head(), 0, 0
-        self._backlog.clear()
-        self._backlog_bytes = 0
-        self._sink = None
-        self._piece_bytes = READ_BYTES_MAX
-        self._paused = False
+        self._complete = self._end_told = False
+        self._head = None
+        self._head_bytes = self._trailer_bytes = self._waited_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
-        self._head_done = self._loop.create_future()
-        if timeout_s:
-            self._timer = self._loop.call_later(timeout_s, self._time_out, timeout_s)
+        self._head_done = head_done = self._loop.create_future()
+        self._limit = limit
+        if limit is not None:
+            limit.begin(self)
         if self.closed:
+            self._failure = None
             self._fail(UpstreamError("upstream_reset", "the connection was closed before it was used", sent=False))
         elif len(body) <= 64 * 1024:
-            self._transport.write(head + body)
+            transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
-        return self._head_done
+            transport.write(head)
+            transport.write(body)
+        return head_done
 
     async def write(self, data: bytes) -> None:
         """Further bytes of the present request's body. Waits while the upstream does not take them.
@@ -163,27 +162,40 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             self._loop.call_soon(self._hand_over)
 
+    @property
+    def answered(self) -> bool:
+        """Whether any byte of the present answer has come."""
+        return self._waited_bytes > 0
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it has come before anybody listens; None: it is still on its way, or broken."""
+        if not self._complete or self._sink is not None:
+            return None
+        backlog = self._backlog
+        return backlog[0] if len(backlog) == 1 else b"".join(backlog)
+
     def finish(self) -> None:
         """Done with this answer: an intact connection is used again, any other is closed."""
-        self._stop_timer()
-        self._sink = None
-        self._head_done = None
+        head = self._head
+        if head is None and self._limit is not None:
+            self._limit.end(self)
+        self._sink = self._head_done = None
         self._backlog.clear()
-        if self._complete and self._head.keep_alive and self.body_sent and not self.closed:
-            self._read_on()
+        self._backlog_bytes = 0
+        if self._complete and head is not None and head.keep_alive and self.body_sent and not self.closed:
+            self._paused = False
+            if self._reading_paused:
+                self._read_on()
             self.idle_since = self._loop.time()
             self._on_free(self)
         else:
             self.abort()
 
-    def _time_out(self, timeout_s: float) -> None:
-        self._timer = None
-        self._fail(UpstreamError("upstream_timeout", f"no answer within {timeout_s:g} s", sent=True))
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def time_out(self) -> None:
+        """The answer's head has not come in time."""
+        assert self._limit is not None
+        self._fail(UpstreamError("upstream_timeout", f"no answer within {self._limit.seconds:g} s", sent=True))
 
     def abort(self) -> None:
         """Close at once: the upstream sees its client gone and stops generating."""
@@ -198,10 +210,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by shape only
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None or (self._head_done is None and self._sink is None):
+        if self._head_done is None:
             self.abort()  # bytes that nobody asked for: this connection cannot be trusted any more
             return
-        self.answered = True
+        if self._head is None:
+            self._waited_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -210,15 +223,19 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._fail(UpstreamError("upstream_protocol", f"the answer is not HTTP: {error!r}", sent=True))
             return
-        if not self._head.status and not self._complete:
+        if self._head is None:
             # The parser gathers a header until its end, and any number of 1xx answers may come before the head.
-            self._waited_bytes += len(data)
-            if self._waited_bytes > HEAD_BYTES_MAX:
-                self._fail(UpstreamError("upstream_protocol", f"head above {HEAD_BYTES_MAX} bytes", sent=True))
+            too_long = self._waited_bytes > HEAD_BYTES_MAX
+        elif self._headers:  # trailers, which may follow for ever
+            too_long = self._is_too_long()
+        else:
+            return
+        if too_long:
+            self._fail(UpstreamError("upstream_protocol", f"head above {HEAD_BYTES_MAX} bytes", sent=True))
 
     def eof_received(self) -> bool:
         # An answer without Content-Length or chunks ends with the connection; llhttp knows whether it may.
-        if self._parser is not None and not self._complete and self._ends_with_connection():
+        if not self._complete and self._ends_with_connection():
             self.on_message_complete()
         return False
 
@@ -241,8 +258,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _ends_with_connection(self) -> bool:
         head = self._head
         return (
-            self._head_done is not None
-            and self._head_done.done()
+            head is not None
             and not head.get(b"content-length")
             and b"chunked" not in head.get(b"transfer-encoding").lower()
         )
@@ -261,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _hand_over(self) -> None:
         """The backlog, piece by piece, for as long as the sink does not pause; at its end the socket goes on."""
-        while self._sink is not None and self._backlog and not self._paused:
+        while self._backlog and self._sink is not None and not self._paused:
             data = self._backlog.popleft()
             self._backlog_bytes -= len(data)
             self._sink.on_body(data)
@@ -301,36 +317,59 @@ class UpstreamConnection(asyncio.Protocol):
             raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
-        self._head.add(name.lower(), value)
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
-        if self._parser.get_http_version() not in ("1.0", "1.1"):
+        parser = self._parser
+        # Names and values are no more than what came: they are added up only where that is much.
+        if self._waited_bytes > HEAD_BYTES_MAX and self._is_too_long():
+            raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
+        if parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("another version of HTTP")
-        head = self._head
-        head.status = self._parser.get_status_code()
-        head.keep_alive = self._parser.should_keep_alive()
-        if head.status >= 200 and self._head_done is not None and not self._head_done.done():
-            self._stop_timer()
-            self._head_done.set_result(head)
+        headers, self._headers = self._headers, []
+        status = parser.get_status_code()
+        if status < 200:  # 1xx: the real answer follows
+            self._head_bytes += _size(headers)
+            return
+        self._head = head = Head(headers, status, keep_alive=parser.should_keep_alive())
+        if self._limit is not None:
+            self._limit.end(self)
+        done = self._head_done
+        if done is not None and not done.done():
+            done.set_result(head)
 
     def on_body(self, data: bytes) -> None:
-        if self._sink is not None and len(data) <= self._piece_bytes and not self._paused and not self._backlog:
-            self._sink.on_body(data)
-            return
-        self._backlog_bytes += len(data)
-        self._cut(data)
-        if self._sink is not None:
+        sink = self._sink
+        if sink is None:
+            self._backlog.append(data)
+            self._backlog_bytes += len(data)
+            if self._backlog_bytes > EARLY_BYTES_MAX:
+                self.pause_reading()
+        elif len(data) <= self._piece_bytes and not self._paused and not self._backlog:
+            sink.on_body(data)
+        else:
+            self._backlog_bytes += len(data)
+            self._cut(data)
             self._hand_over()
-        elif self._backlog_bytes > EARLY_BYTES_MAX:
-            self.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self._head.status < 200:
-            self._head = Head()  # 1xx: the real answer follows
-            return
+        if self._head is None:
+            return  # 1xx
+        if self._headers and self._is_too_long():
+            raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
         self._complete = True
-        self._tell_end()
+        if self._sink is not None:
+            self._tell_end()
+
+    def _is_too_long(self) -> bool:
+        """Whether the names and values of all headers so far are more than is taken. Trailers are only counted."""
+        if self._head is not None:
+            if not self._trailer_bytes:  # the first ones
+                self._head_bytes += _size(self._head.headers)
+            self._trailer_bytes += _size(self._headers)
+            self._headers.clear()
+        return self._head_bytes + self._trailer_bytes + _size(self._headers) > HEAD_BYTES_MAX
+
+
+def _size(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    return sum(map(len, chain.from_iterable(headers)))

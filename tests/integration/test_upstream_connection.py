@@ -271,6 +271,20 @@ async def test_an_endless_head_is_bounded(part: bytes) -> None:
         assert HEAD_BYTES_MAX <= sent < 20_000_000
 
 
+@pytest.mark.parametrize("times", [20_000, 10_000], ids=["endless", "at once"])
+async def test_trailers_are_bounded_as_a_head_is(times: int) -> None:
+    """They are read and passed on to nobody: more of them than a head may have break the answer, whether it would have
+    ended behind them or not; and the next answer's head has none of them."""
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n11\r\n" + BODY + b"\r\n0\r\n"
+    endless = chunked + b"x-trailer: t\r\n" * times + (b"\r\n" if times == 10_000 else b"")
+    async with serving(says(endless), says(chunked + b"x-trailer: t\r\n" * 3 + b"\r\n")) as (upstream, server):
+        assert (await failure(upstream)).code == "upstream_protocol"
+        for _ in range(2):
+            head, collected = await ask(upstream)
+            assert (head.headers, collected.body) == ([(b"transfer-encoding", b"chunked")], BODY)
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("greeting", [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil", b"hello"])
 async def test_bytes_on_an_idle_connection_are_nobodys_answer(greeting: bytes) -> None:
     """An upstream that speaks unasked has lost its connection: the next call gets its own answer, on another."""
