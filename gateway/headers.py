@@ -12,7 +12,6 @@ from aiohttp import hdrs, web
 
 from gateway.admission import Call
 from gateway.upstream import HOP_BY_HOP
-from gateway.upstream_connection import Head
 
 TEMPLATES_MAX: Final = 256
 """Sets of names that are remembered: some dozens of clients have a few each."""
@@ -105,12 +104,10 @@ def _literal(data: bytes) -> bytes:
     return data.replace(b"%", b"%%")
 
 
-def to_client(head: Head) -> list[bytes]:
-    """The upstream's header lines less those of the connection and of the body's framing."""
-    dropped = _NOT_DOWNSTREAM
-    if head.get(b"connection"):
-        dropped = dropped | _listed(value for name, value in head.headers if name == b"connection")
-    return [b"%b: %b" % header for header in head.headers if header[0] not in dropped]
+def stays(name: bytes, listed: bytes) -> bool:
+    """Whether a header of the upstream's, in lower case, reaches the client: all do but those of the connection, which
+    `listed` says further ones of (its Connection headers), and of the body's framing."""
+    return name not in _NOT_DOWNSTREAM and name not in _listed((listed,))
 
 
 def _listed(values: Iterable[bytes]) -> set[bytes]:

@@ -10,18 +10,23 @@ from http import HTTPStatus
 from typing import Final
 
 import msgspec
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from gateway.headers import to_client
+from gateway.headers import stays
 from gateway.upstream_connection import Head
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+FORMS_MAX: Final = 256
+"""Forms of a head that are remembered: by the names of an upstream's headers, which are few sets, and the framing."""
+_LEFT_OUT: Final = b"%.0b"
+"""Takes a value of which nothing is written."""
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Reply(web.StreamResponse):
-    """Tells aiohttp that the answer has been written, and whether its connection is kept."""
+    """Tells aiohttp that the answer has been written, and whether its connection is kept. Nobody changes it: all
+    answers with that status are told by one."""
 
     def __init__(self, status: int, *, keep_alive: bool) -> None:
         super().__init__(status=status)
@@ -61,22 +66,47 @@ def opening(
     sized = length.isdigit()
     chunked = not sized and not bodiless and version >= HttpVersion11
     kept = keep_alive and request.keep_alive and (sized or chunked or bodiless)
-    lines = [
-        b"HTTP/%d.%d %d %b" % (*version, head.status, _REASONS.get(head.status, b"")),
-        *to_client(head),
-        b"X-Sundial-Call-Id: " + call_id.encode(),
-    ]
-    if not head.get(b"date"):
-        lines.append(b"date: " + _date())
+    names, values = zip(*head.headers, strict=True) if head.headers else ((), ())
+    listed = head.get(b"connection")
+    if listed:
+        listed = b",".join(value for name, value in head.headers if name == b"connection")
+    date = head.get(b"date")
+    form = _form(version, head.status, names, listed, (chunked, sized, kept, not date))
+    begun = form % (*values, call_id.encode(), date or _date(), length)
+    return Opening(begun, chunked, _reply(head.status, keep_alive=kept))
+
+
+@lru_cache(FORMS_MAX)
+def _form(
+    version: HttpVersion,
+    status: int,
+    names: tuple[bytes, ...],
+    listed: bytes,
+    framing: tuple[bool, bool, bool, bool],
+) -> bytes:
+    """A head as a format for the values of the upstream's headers, the call's id, a date and a length, in this order.
+
+    `listed`: the upstream's Connection headers. `framing`: whether the body is in chunks, or of a length that is told,
+    whether the connection is kept, and whether the date is ours.
+    """
+    chunked, sized, kept, dated = framing
+    lines = [b"HTTP/%d.%d %d %b\r\n" % (*version, status, _REASONS.get(status, b""))]
+    lines += [name.replace(b"%", b"%%") + b": %b\r\n" if stays(name, listed) else _LEFT_OUT for name in names]
+    lines.append(b"X-Sundial-Call-Id: %b\r\n")
+    lines.append(b"date: %b\r\n" if dated else _LEFT_OUT)
     if chunked:
-        lines.append(b"transfer-encoding: chunked")
-    elif sized:
-        lines.append(b"content-length: " + length)
+        lines.append(b"transfer-encoding: chunked\r\n")
+    lines.append(b"content-length: %b\r\n" if sized else _LEFT_OUT)
     if not kept and version >= HttpVersion11:
-        lines.append(b"connection: close")
+        lines.append(b"connection: close\r\n")
     elif kept and version == HttpVersion10:
-        lines.append(b"connection: keep-alive")
-    return Opening(b"\r\n".join(lines) + b"\r\n\r\n", chunked, Reply(head.status, keep_alive=kept))
+        lines.append(b"connection: keep-alive\r\n")
+    return b"".join(lines) + b"\r\n"
+
+
+@lru_cache(FORMS_MAX)
+def _reply(status: int, *, keep_alive: bool) -> Reply:
+    return Reply(status, keep_alive=keep_alive)
 
 
 def _date() -> bytes:

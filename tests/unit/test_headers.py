@@ -5,10 +5,13 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from gateway.headers import TEMPLATE_BYTES_MAX, TEMPLATES_MAX, _templates, passed_on, to_client, to_upstream
+from gateway.headers import TEMPLATE_BYTES_MAX, TEMPLATES_MAX, _templates, passed_on, to_upstream
+from gateway.reply import opening
 from gateway.upstream import HOP_BY_HOP
 from gateway.upstream_connection import Head
 from tests.harness.calls import call
+
+_DATE = [(b"date", b"today")]
 
 
 def request(*headers: tuple[str, str]) -> web.Request:
@@ -37,8 +40,12 @@ def pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def client(*headers: tuple[bytes, bytes]) -> list[bytes]:
-    """What of these upstream headers reaches the client, as lines."""
-    return to_client(Head(headers))
+    """What of these upstream headers reaches the client, as lines; an answer that is framed in chunks."""
+    opened = opening(request(), Head([*headers, *_DATE], 200), "the-id", keep_alive=True, grows=True)
+    first, *lines = opened.head.split(b"\r\n")
+    assert first == b"HTTP/1.1 200 OK"
+    assert lines[-5:] == [b"date: today", b"X-Sundial-Call-Id: the-id", b"transfer-encoding: chunked", b"", b""]
+    return lines[:-5]
 
 
 def test_ordinary_headers_go_upstream_as_they_came() -> None:
