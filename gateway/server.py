@@ -22,6 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 from gateway import metrics, refusals
 from gateway.overload import Entry, Overload
 from gateway.refusals import Refusal
+from gateway.reply import Reply
 
 ASIDE_S_MAX: Final = 1.0
 """Seconds that a connection which is not served has to ask for something, so that it can be told."""
@@ -75,21 +76,16 @@ class Connection(RequestHandler):
             self._aside = True
             self._head_timer = self._loop.call_later(ASIDE_S_MAX, self.force_close)
 
-    @property
-    def _receiving(self) -> bool:
-        """Whether what comes belongs to a request whose head is there: to the body of one that is being answered, or
-        that waits its turn."""
-        return bool(self._messages) or (
-            self._current_request is not None and not self._current_request.content.is_eof()
-        )
-
     def data_received(self, data: bytes) -> None:
         if self._aside:
             if self.transport is not None:
                 self.transport.write(self._bounds.unserved)
                 self.force_close()
             return
-        receiving, heads = self._receiving, self._request_count
+        # What comes may belong to a request whose head is there: to the body of one that is being answered, or that
+        # waits its turn.
+        answered, heads = self._current_request, self._request_count
+        receiving = self._messages or (answered is not None and not answered.content.is_eof())
         super().data_received(data)
         if receiving or self._request_count != heads:
             if self._head_timer is not None:
@@ -101,6 +97,14 @@ class Connection(RequestHandler):
         # aiohttp calls this for each body that is read, and parses nothing once more, though it had not paused.
         if self._reading_paused or self._buffer_paused:
             super().resume_reading(resume_parser)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if type(resp) is Reply and not self._upgraded:  # it has been written, and there is no access log
+            request._finish()
+            return resp, False
+        return await super().finish_response(request, resp, start_time)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
