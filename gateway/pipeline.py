@@ -18,6 +18,7 @@ from gateway.admission import Call, admit, permit, with_cap
 from gateway.bodies import Upload, body_at_once, read_body
 from gateway.bounds import bound
 from gateway.budget import ExhaustedError, Hold, PlanDiffersError
+from gateway.carrying import relay
 from gateway.early import NEVER, Early
 from gateway.families import Family
 from gateway.gate import Gate
@@ -25,7 +26,6 @@ from gateway.headers import to_upstream
 from gateway.identity import Caller, credential, find_key, identify
 from gateway.journal import JournalFullError
 from gateway.refusals import Refusal
-from gateway.running import relay
 from gateway.server import Connection
 from gateway.settlement import Facts, draft_event
 from gateway.upstream import Answer

@@ -14,6 +14,7 @@ from gateway.budget import Hold
 from gateway.journal import Journal
 from gateway.relay import Relay
 from gateway.upstream_connection import Head
+from gateway.whole_answer import Whole
 from shared import ends
 from shared.ends import End
 
@@ -31,7 +32,7 @@ for _rule in (CLIENT_LAST, BYTES, FLOOR, ISOLATION):
     metrics.VIOLATIONS.labels(_rule)  # 0 is said, too: an alarm needs something to compare with
 
 
-def ended(journal: Journal, hold: Hold, relay: Relay, *, early: bool | None) -> None:
+def ended(journal: Journal, hold: Hold, relay: Relay | Whole, *, early: bool | None) -> None:
     """The client has been given a clean end. `early`: before the record of the call was written. None: nothing was
     booked of it, so it leaves no record: an end whose close is in a segment that was dropped must be in the books."""
     witness = relay.witness

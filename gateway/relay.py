@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from gateway.reply import LAST_CHUNK, Opening
+from gateway.client_side import ClientSide
+from gateway.reply import Opening
 from gateway.upstream import Answer
 from gateway.upstream_connection import UpstreamError
 from gateway.witness import Witness
@@ -61,8 +62,14 @@ class Tap(Protocol):
     def release(self) -> bytes: ...
 
 
-class Relay:
+class Relay(ClientSide):
     """One answer on its way to one client. The sink of the upstream's connection."""
+
+    __slots__ = (
+        *("_answer", "_loop", "_looked_events", "_looked_in", "_overhead", "_room", "_see_at", "_started_s"),
+        *("_streams", "_tap", "_waiter", "_woken", "broken", "bytes_ignored", "bytes_in", "complete", "ending"),
+        *("first_byte_s", "last_byte_s", "stalled", "to_end", "witness"),
+    )
 
     def __init__(
         self,
@@ -78,19 +85,14 @@ class Relay:
     ) -> None:
         """`stall_s`: for which a client may read nothing. `begun`: the client has the head. `may_take`: the tap takes a
         usage event out. `at_once`: the answer's head leaves now, not before the first bytes of its body."""
+        super().__init__(request, opening, stall_s)
         self._loop = asyncio.get_running_loop()
-        self._client = request.transport
-        self._protocol = request.protocol
-        self._writer = request.writer
         self._answer = answer
         self._tap = tap
-        self._chunked = opening.chunked
-        self._stall_s = stall_s
         self._streams = at_once
-        self._head = b"" if begun else opening.head
-        # From here on aiohttp must not answer this request, not even that something went wrong.
-        self._writer.output_size = len(opening.head)
-        if self._head and at_once and not self.client_gone:
+        if begun:
+            self._head = b""
+        elif at_once and not self.client_gone:
             assert self._client is not None
             self._client.write(self._head)
             self._head = b""
@@ -107,11 +109,6 @@ class Relay:
         self.bytes_in = 0
         self.bytes_ignored = 0
         """Those of them that came after the end that we had set."""
-        self.bytes_out = 0
-        """Bytes given to the client's transport, less the framing."""
-        self.bytes_added = 0
-        """Those of them that are ours."""
-        self._last_out = self._before_last = b"\n"
         self.first_byte_s = 0.0
         self.last_byte_s = self._started_s = self._loop.time()
         self.complete = False
@@ -138,16 +135,25 @@ class Relay:
             self._feed_to_boundary(data)
             self._wake()
             return
-        out = self._tap.feed(data)
+        tap = self._tap
+        out = tap.feed(data)
         if out is not data or not self.witness.idle:
             self.witness.see(data, out)
-        if out:
-            self.write(out)
-            if self._protocol.writing_paused and not self.stalled and not self.client_gone:
+        client = self._client
+        if out and client is not None and not client.is_closing():
+            # As `write` does it, which would be one step more for each piece.
+            self.bytes_out += len(out)
+            self._before_last, self._last_out = self._last_out, out
+            if self._chunked:
+                out = b"%x\r\n%b\r\n" % (len(out), out)
+            if self._head:
+                out, self._head = self._head + out, b""
+            client.write(out)
+            if self._protocol.writing_paused and not self.stalled and not client.is_closing():
                 self.stalled = True
                 self._answer.pause()
                 self._wake()
-        if self._tap.done:
+        if tap.done:
             self._wake()
         elif self.bytes_in >= self._see_at:
             self._see()
@@ -196,23 +202,6 @@ class Relay:
         """Bytes of our own to the client."""
         self.bytes_added += len(data)
         self.write(data)
-
-    def write(self, data: bytes) -> None:
-        """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled, or is one
-        that outlives it."""
-        if not data or self._client is None or self._client.is_closing():
-            return
-        self.bytes_out += len(data)
-        self._before_last, self._last_out = self._last_out, data
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._client.write(data)
-
-    @property
-    def client_gone(self) -> bool:
-        return self._client is None or self._client.is_closing()
 
     async def wait(self, seconds: float) -> None:
         """Until something is to be looked at, at most `seconds`."""
@@ -269,49 +258,6 @@ class Relay:
         self.last_byte_s = self._loop.time()
         self._answer.resume()
         return True
-
-    async def _drained(self) -> bool:
-        if not self._protocol.writing_paused:
-            return True
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await self._writer.drain()
-        except TimeoutError:
-            self._abort()
-            return False
-        except ConnectionResetError:
-            pass  # the client left: nobody is to be waited for
-        return True
-
-    async def end(self) -> bool:
-        """The clean end of an answer: whether the client was given it. One that does not take it is cut off."""
-        if self.client_gone:
-            return False
-        assert self._client is not None
-        if last := self._head + (LAST_CHUNK if self._chunked else b""):
-            self._head = b""
-            self._client.write(last)
-        return not self._protocol.writing_paused or await self._drained()
-
-    def _abort(self) -> None:
-        """At once, with all that was not sent yet: closing would wait for the client to read it."""
-        if self._client is not None:
-            self._client.abort()
-
-    def cut(self) -> None:
-        """End the client's connection so that it cannot be taken for a clean end.
-
-        In chunked framing or below Content-Length a close is a visible cut, and what was sent before still arrives;
-        an HTTP/1.0 answer of unknown length ends by closing, so only a reset shows.
-        """
-        if self._client is None:
-            return
-        if self._head and not self.client_gone:
-            self._client.write(self._head)
-        if self._chunked:
-            self._client.close()
-        else:
-            self._client.abort()
 
     def look(self) -> None:
         """The call begins to look at what has come: all that comes from here on belongs to the next look."""

@@ -4,7 +4,7 @@ Chat and completions need nothing. Events of the Responses API are numbered, bel
 with the whole answer as it began; Anthropic's belong to blocks that are opened and closed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.answer import parse
@@ -21,7 +21,11 @@ class Place:
     """Fed with whole events, as the tap hands them out; reads the first and the last ones that matter of each piece."""
 
     def __init__(self, family: str) -> None:
-        self._read = {"responses": self._responses, "messages": self._messages}.get(family)
+        self._read: Callable[[Event], bool] | None = None
+        if family == "responses":
+            self._read = self._responses
+        elif family == "messages":
+            self._read = self._messages
         self.begun: Event = {}
         """The answer as it was when it began (Responses)."""
         self.number = -1

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final, TypeAlias
 
+import msgspec
+
 from gateway.answer import parse
 from gateway.sse import HOLD_BYTES_MAX
 from gateway.sse_events import carries_only_usage, comments, event_end, payload
@@ -25,6 +27,13 @@ Way: TypeAlias = tuple[int, bool]
 LF that comes next belongs to it."""
 _START: Final = frozenset({(0, False)})
 """The ways where nothing has left of what is remembered."""
+
+
+class Compared(msgspec.Struct, frozen=True, gc=False):
+    """What a witness has to say of an answer that came whole and left whole, of which nothing may be taken out."""
+
+    stayed_bytes: int
+    same: bool
 
 
 class Witness:
@@ -46,7 +55,7 @@ class Witness:
 
     def see(self, came: bytes, left: bytes, *, ended: bool = False) -> None:
         """`came` went in, and then `left` came out. `ended`: nothing more will come, so the last event is whole."""
-        if not self.same:
+        if not self.same or (self.idle and not came and not left):
             return
         self.stayed_bytes += len(came) - len(left)
         self._remembered += came
@@ -54,7 +63,7 @@ class Witness:
 
     def end(self) -> None:
         """The answer has ended well: what still waits must be what is taken out."""
-        if self.same:
+        if self.same and not self.idle:
             self._follow(b"", ended=True)
             self.same = any(at == len(self._remembered) for at, _ in self._ways)
 

@@ -14,8 +14,8 @@ from aiohttp.test_utils import TestServer
 from gateway.budget import Hold
 from gateway.relay import LOOK_BYTES, Relay
 from gateway.reply import opening
-from gateway.running import Running
 from gateway.sse import SseTap
+from gateway.streaming import Streaming
 from gateway.upstream import Upstream
 from shared.settings import GatewaySettings, load
 from tests.harness.calls import BOUNDS, call, draft
@@ -57,7 +57,7 @@ async def ends(play: Callable[[Peer, Relay], Awaitable[None]], *, exhausted: boo
             of = call()
             hold = Hold(of, BOUNDS, 100, "enforce", draft(of), b"")
             hold.exhausted = exhausted
-            running = Running(SimpleNamespace(settings=settings), hold, answer, tap, relay)  # type: ignore[arg-type]
+            running = Streaming(SimpleNamespace(settings=settings), hold, answer, tap, relay)  # type: ignore[arg-type]
             answer.listen(relay)
             opened_relay.set_result(relay)
             outcome = await running._until_end()
