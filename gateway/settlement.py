@@ -156,8 +156,6 @@ def served_tier(told: str, usage_raw: Mapping[str, Any] | None, asked: str) -> s
 
     What the usage does not say was served as it was asked for. Empty: the answer says nothing at all.
     """
-    if usage_raw is None and "@" not in asked:
-        return told
     raw = usage_raw or {}
     if "speed" not in raw and "inference_geo" not in raw and "@" not in asked:
         return told
