@@ -19,12 +19,13 @@ from gateway.asks.image_names import IMAGE_IN_TOKENS, priced_image
 from gateway.asks.media import MODERATION_MODEL
 from gateway.asks.usual import usual_chat
 from gateway.bounds import Rates, priceable
+from gateway.event_ids import as_text
 from gateway.families import CHAT, CHAT_LIMITS, Family
 from gateway.identity import Caller, check_body_user
 from gateway.prices import keep
 from gateway.recount.estimate import estimate_prompt, estimate_texts
 from gateway.refusals import Refusal
-from shared import ids, pricing
+from shared import pricing
 from shared.pricing import PricedModel
 from shared.projection import Catalog, Plan
 
@@ -196,7 +197,7 @@ def admit(
     rates = permit(ask, plan, catalog)
     return Call(
         event_id=event_id,
-        event_text=ids.as_text(event_id),
+        event_text=as_text(event_id),
         caller=caller,
         family=family,
         ask=_with_kinds(ask, rates.model, body),
@@ -228,7 +229,7 @@ def _admit_upload(
     size = sum(len(value.encode()) for value in upload.form.fields.values())
     return Call(
         event_id=event_id,
-        event_text=ids.as_text(event_id),
+        event_text=as_text(event_id),
         caller=caller,
         family=family,
         ask=ask,

@@ -19,7 +19,6 @@ from gateway.redis_link import RedisLink
 from gateway.saying import Saying
 from gateway.shadow import Shadow
 from gateway.upstream import Upstream
-from shared import ids
 from shared.listed import Network
 from shared.settings import GatewaySettings
 
@@ -73,7 +72,7 @@ class Gate:
 
     @staticmethod
     def new_event_id() -> UUID:
-        return ids.uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+        return event_id(time.time_ns() // 1_000_000, os.urandom(10))
 
     @property
     def keep_alive(self) -> bool:

@@ -1,13 +1,10 @@
 """Identifiers and money: how they are made, written and rounded."""
 
-import copy
-import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 from uuid import UUID
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,32 +33,6 @@ def test_an_event_id_is_a_uuid_of_version_7_that_keeps_its_time(now_ms: int, ran
     made = ids.uuid7(now_ms, random)
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
     assert ids.uuid7_ms(made) == now_ms
-
-
-@given(MS, RANDOM)
-def test_an_event_id_is_what_uuids_own_constructor_makes(now_ms: int, random: bytes) -> None:
-    """Though it is made without it, and its text without `str`."""
-    bits = (now_ms << 80) | int.from_bytes(random, "big")
-    bits = bits & ~(0xF << 76) | 0x7 << 76
-    bits = bits & ~(0x3 << 62) | 0x2 << 62
-    made, usual = ids.uuid7(now_ms, random), UUID(int=bits)
-    assert (made, hash(made), made.bytes, made.is_safe) == (usual, hash(usual), usual.bytes, usual.is_safe)
-    assert str(made) == str(usual) == ids.as_text(made)
-    assert UUID(ids.as_text(made)) == usual == pickle.loads(pickle.dumps(made)) == copy.deepcopy(made)
-    assert msgspec.json.encode(made) == msgspec.json.encode(usual)
-    with pytest.raises(TypeError, match="immutable"):
-        made.int = 0  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(("now_ms", "random"), [(-1, b"0123456789"), (1 << 48, b"0123456789"), (0, b"012345678")])
-def test_an_event_id_needs_a_time_and_ten_bytes(now_ms: int, random: bytes) -> None:
-    with pytest.raises(AssertionError):
-        ids.uuid7(now_ms, random)
-
-
-@given(st.uuids())
-def test_the_text_of_an_id_is_the_usual_one(value: UUID) -> None:
-    assert ids.as_text(value) == str(value)
 
 
 @given(MS, RANDOM, MS, RANDOM)
