@@ -11,6 +11,7 @@ from uuid import UUID
 
 from gateway.book import KeyBook
 from gateway.budget import Budget
+from gateway.event_ids import event_id
 from gateway.families import Family
 from gateway.guesses import Guesses
 from gateway.journal import Journal
