@@ -29,6 +29,7 @@ async def test_g4_told_to_stop_while_it_starts(chain: Chain, name: str) -> None:
     """SIGTERM as soon as there is a program, before it has imported its parts: exit code 0; the next start works."""
     program: Program = getattr(chain.stack, name)
     assert await program.stop() == 0
+    program.fresh = True
     program.launch()
     await until(lambda: caught(program))
     assert not imported(program, "uvloop")

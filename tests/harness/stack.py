@@ -44,7 +44,7 @@ class Program:
         self._environment = dict(environment)
         self._metrics_port = metrics_port
         self._log = log
-        self._fresh = fresh
+        self.fresh = fresh
         self._process: subprocess.Popen[bytes] | ForkedProgram | None = None
 
     @property
@@ -64,7 +64,7 @@ class Program:
         """Start without waiting."""
         assert self._process is None, f"{self.name} runs already"
         environment = {**_plain(), **self._environment, **more}
-        if not self._fresh and not any(name.startswith(("LD_", "PYTHON")) for name in {**self._environment, **more}):
+        if not self.fresh and not any(name.startswith(("LD_", "PYTHON")) for name in {**self._environment, **more}):
             self._process = ForkedProgram([self.name], environment, ROOT, self._log)
             return
         die_with_us = ["-I", "-S", str(LAUNCH), "--die-with", str(os.getpid()), str(int(signal.SIGKILL)), "--"]
