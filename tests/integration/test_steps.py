@@ -17,8 +17,8 @@ __all__ = ["upstream"]
 pytestmark = pytest.mark.integration
 
 CALLS: Final = 20
-OPCODES_PER_CALL_MAX: Final = 13_000
-OPCODES_PER_STREAM_MAX: Final = 28_000
+OPCODES_PER_CALL_MAX: Final = 6_400
+OPCODES_PER_STREAM_MAX: Final = 21_500
 ASK: Final[dict[str, Any]] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Oi"}]}
 
 
