@@ -90,9 +90,7 @@ async def test_p5_no_space_for_wal(crowded: Chain, postgres: OwnPostgres, small_
         await load.more(20)
         await lags(crowded, 1.0)
         small_disk.clear()
-        if not postgres.alive:
-            postgres.wait_for_its_end(1)
-            postgres.start()
+        await until(lambda: _is_back(postgres), 60, "Postgres has recovered")  # as long as that takes, it is not ours
         await caught_up(crowded)
     assert set(load.statuses) == {200}
     await assert_truth(crowded.stack.database_url, crowded.upstream)
@@ -105,3 +103,14 @@ def _switches_no_more(postgres: OwnPostgres) -> bool:
     except EmbeddedServerError:
         return not postgres.alive or "PANIC" in postgres.log.read_text(encoding="utf-8", errors="replace")
     return False
+
+
+def _is_back(postgres: OwnPostgres) -> bool:
+    """Whether it answers; started again where it has ended, which it may do a while after its panic."""
+    if not postgres.alive:
+        postgres.wait_for_its_end(1)
+        postgres.start()
+    try:
+        return postgres.execute("SELECT 1") == "1"
+    except EmbeddedServerError:
+        return False
