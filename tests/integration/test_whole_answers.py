@@ -17,9 +17,12 @@ from gateway import carrying
 from gateway.budget import Hold
 from gateway.families import FAMILIES
 from gateway.gate import Gate
+from gateway.running import Running
+from gateway.settlement import Counted
 from gateway.upstream import Upstream
 from shared import ends, events
 from shared.settings import GatewaySettings, load
+from shared.usage import Outcome
 from tests.harness.calls import BOUNDS, ask, call, draft
 from tests.harness.scripted_server import Peer, ScriptedServer
 
@@ -181,3 +184,21 @@ async def test_both_ways_are_one(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert kinds in (["S", "bytes given by then", "E"], ["S", "bytes given by then"], ["V", "bytes given by then"])
     assert journal[1][1] == 0, "nothing leaves before the record"
     assert given.startswith(whole[: whole.index(b"X\r\n")])
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_an_end_that_leaves_before_its_record_is_told(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way it is carried: the record of the end says `early` (I7)."""
+    told = Running._told
+
+    def too_late(running: Running, outcome: Outcome) -> Counted | None:
+        running.relay.write(running._tap.release())
+        monkeypatch.setattr(running._tap, "release", lambda: b"")
+        return told(running, outcome)
+
+    monkeypatch.setattr(Running, "_told", too_late)
+    whole = ANSWERS["usage"]
+    body = whole.index(b"\r\n\r\n") + 4
+    _, journal, _ = await carried([whole] if pieces == 1 else [whole[:body], whole[body:]])
+    assert [kind for kind, _ in journal] == ["S", "bytes given by then", "E"]
+    assert journal[-1][1]["early"]
