@@ -178,10 +178,7 @@ class Budget:
             allowance_mc,
         )
         try:
-            try:
-                verdict, *facts = await self._link.call("reserve", account.reserve, arguments)
-            except RedisAnswerError as error:
-                verdict, *facts = await self._link.taught(error, "reserve", account.reserve, arguments)
+            verdict, *facts = await self._link.run("reserve", account.reserve, arguments)
         except asyncio.CancelledError:
             # The client left: whatever was held is given back.
             self.closed.tell(call.event_text, account, Void(caller.account_id))
@@ -256,8 +253,8 @@ class Budget:
         await asyncio.gather(*(self.extend(hold, 0) for hold in list(self.running.values())))
 
     def settle(self, hold: Hold, fact: UsageEvent | Void, payload: bytes = b"") -> None:
-        """Report a closed call, now or as soon as Redis is back. Its S record is on disk already; `payload` is what
-        that says, where it is at hand."""
+        """Report how a call was closed, now or as soon as Redis is back: as an event, whose S record is on disk already
+        (`payload` is what that says, where it is at hand), or as nothing."""
         assert not hold.closed, "a hold is closed once"
         hold.closed = True
         call = hold.call

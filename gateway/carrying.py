@@ -35,7 +35,7 @@ async def relay(
     if body:
         running = Running(gate, hold, answer, tap, Whole(request, opened, stall_s, body))
     else:
-        relay = Relay(
+        piece_by_piece = Relay(
             request,
             answer,
             tap,
@@ -45,7 +45,7 @@ async def relay(
             may_take=streams and call.strip_usage,
             at_once=not isinstance(tap, PlainTap),
         )
-        running = Streaming(gate, hold, answer, tap, relay)
+        running = Streaming(gate, hold, answer, tap, piece_by_piece)
     try:
         if await running.carry():
             if await running.relay.end():

@@ -100,7 +100,8 @@ class Early:
 
 
 NEVER: Final = Early.__new__(Early)
-"""Of all calls that do not stream: it has nothing to say, and no timer to stop."""
+"""Of all calls that do not stream: nothing was opened, and there is no timer to stop. Shared by all, and so made
+without the constructor, which is for one call."""
 
 
 def error_event(family: str, error: dict[str, Any]) -> bytes:

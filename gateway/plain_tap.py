@@ -18,7 +18,6 @@ class PlainTap:
 
     done = False
     """There is no terminal event: the end of the answer is the end."""
-    finish_reason = ""
 
     usage_partial = False
     compressed = False

@@ -29,7 +29,7 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 async def console(database: Database) -> AsyncIterator[Any]:
-    """A connection of the command line's."""
+    """A connection with the rights of the command line: of those who order."""
     connection: Any = await asyncpg.connect(database.console_url)
     yield connection
     await connection.close()

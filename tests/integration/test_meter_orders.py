@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from meter.orders import Orders
@@ -15,7 +14,10 @@ from shared import ids, redis_keys
 from tests.harness.books import assert_books, until
 from tests.harness.messages import account_of, fresh_event_id, seen, used
 from tests.harness.metering import ALL_SHARDS, Bench, bench, entries
+from tests.harness.projection_fixtures import console
 from tests.harness.servers import Database
+
+__all__ = ["console"]
 
 pytestmark = pytest.mark.integration
 
@@ -29,14 +31,6 @@ async def meter(database: Database, redis_url: str) -> AsyncIterator[Bench]:
         await made.ledger.post(SHARD, entries([seen("ana", 10_000)]))
         await made.projection.apply_by_id([ANA])
         yield made
-
-
-@pytest.fixture
-async def console(database: Database) -> AsyncIterator[Any]:
-    """A connection with the rights of those who order."""
-    connection: Any = await asyncpg.connect(database.console_url)
-    yield connection
-    await connection.close()
 
 
 async def order(console: Any, amount_mc: int, kind: str = "adjustment", **more: Any) -> UUID:

@@ -47,7 +47,7 @@ def test_cost_of_recorded_calls(path: Path) -> None:
     """Each call that has a price costs what exact decimals say, and what litellm makes of the provider's own words, to
     the nano-USD. docs/precision.md holds both tables."""
     if not path.exists():
-        pytest.skip(f"{path.name} is not here")
+        pytest.skip(f"{path.name} lies beside the repository where it is there at all; our own calls are priced anyhow")
     measured = recorded_cost.measure(path)
     assert measured["wrong"] == []
     if path == DATA:
