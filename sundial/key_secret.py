@@ -2,12 +2,21 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 PREFIX: Final = "sk-sundial-"
 """Tells people and secret scanners whose key a text is."""
 RANDOM_BYTES: Final = 32
 HINT_LENGTH: Final = 4
+
+
+def draw(randomness: Callable[[int], bytes]) -> bytes:
+    """Random bytes of a secret whose hint can be typed after a command: one with a dash in front is an option there."""
+    while True:
+        random = randomness(RANDOM_BYTES)
+        if not hint(secret_of(random)).startswith("-"):
+            return random
 
 
 def secret_of(random: bytes) -> str:

@@ -9,11 +9,11 @@ import msgspec
 from shared.ids import directory_id
 from sundial import accounts, orders
 from sundial.database import confirmed, statements
-from sundial.key_secret import HINT_LENGTH, RANDOM_BYTES, digest, hint, secret_of
+from sundial.key_secret import HINT_LENGTH, digest, hint, secret_of
 from sundial.opening import Opened, open_account
 from sundial.problems import InterruptedCommandError, NegativeError, WrongUsageError
 
-__all__ = ["RANDOM_BYTES", "Made", "create_personal", "create_service", "revoke"]
+__all__ = ["Made", "create_personal", "create_service", "revoke"]
 
 PLAN_DEFAULT = "default"
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from sundial.accounts import DIRECTORY_DEFAULT
-from sundial.key_secret import hint
+from sundial.key_secret import draw, hint
 from sundial.options import database_settings, directory_option, new_directory_option, output_options, run
 from sundial.problems import CommandError, NegativeError
 
@@ -80,7 +80,7 @@ def create(
 
     async def work() -> tuple[dict[str, Any], CommandError | None]:
         async with connect(settings.database_url) as db:
-            random = os.urandom(keys.RANDOM_BYTES)
+            random = draw(os.urandom)
             if personal is not None:
                 made = await keys.create_personal(
                     db,
@@ -187,6 +187,8 @@ def _last_day(end: datetime, zone: ZoneInfo) -> str:
 @output_options
 def revoke(key: str, as_json: bool) -> None:
     """Revoke a key, named by its id, its secret or the secret's last four characters. It cannot be undone.
+
+    An older secret's last characters may begin with a dash: `sundial key revoke -- -3xQ`.
 
     \b
     Examples:

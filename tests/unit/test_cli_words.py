@@ -11,7 +11,7 @@ from meter.prices import RATE_MAX
 from shared.pricing import KINDS
 from shared.units import MC_MAX, NANO_PER_USD
 from sundial.commands.price_change import OTHER_KINDS, TOKEN_KINDS
-from sundial.key_secret import HINT_LENGTH, PREFIX, RANDOM_BYTES, digest, hint, secret_of
+from sundial.key_secret import HINT_LENGTH, PREFIX, RANDOM_BYTES, digest, draw, hint, secret_of
 from sundial.output import clean
 from sundial.rates import PER_UNIT, PriceTextError, parse_price, price_text, unit
 from sundial.words import LANGUAGES, WORDS, Language
@@ -109,3 +109,11 @@ def test_a_secret_is_the_prefix_and_43_url_safe_characters(random: bytes) -> Non
     assert secret.endswith(hint(secret))
     assert len(hint(secret)) == HINT_LENGTH
     assert len(digest(secret)) == 32
+
+
+def test_no_hint_begins_as_an_option_does() -> None:
+    """`sundial key revoke HINT` must name a key: bytes that would give another hint are drawn again."""
+    dashed, usual = b"\0" * 29 + b"\xfe\x46\xd2", bytes(RANDOM_BYTES)
+    assert hint(secret_of(dashed)).startswith("-")
+    drawn = iter([dashed, dashed, usual])
+    assert draw(lambda _: next(drawn)) == usual
