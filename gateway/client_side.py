@@ -4,6 +4,7 @@ How the bytes get here is told in relay.py, of answers that come piece by piece,
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -14,13 +15,15 @@ class ClientSide:
     """Of one answer to one client."""
 
     __slots__ = (
-        *("_before_last", "_chunked", "_client", "_head", "_last_out", "_protocol", "_stall_s", "_writer"),
+        *("_before_last", "_chunked", "_client", "_head", "_last_out", "_protocol", "_send", "_stall_s", "_writer"),
         *("bytes_added", "bytes_out"),
     )
 
     def __init__(self, request: web.BaseRequest, opening: Opening, stall_s: float) -> None:
         """`stall_s`: for which a client may read nothing. The head leaves with the first bytes of the body."""
-        self._client = request.transport
+        self._client = client = request.transport
+        self._send: Callable[[bytes], object] = client.write if client is not None else len
+        """Where bytes go to, while the client is there."""
         self._protocol = request.protocol
         self._writer = request.writer
         self._chunked = opening.chunked
@@ -46,7 +49,7 @@ class ClientSide:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
             data, self._head = self._head + data, b""
-        client.write(data)
+        self._send(data)
 
     @property
     def client_gone(self) -> bool:

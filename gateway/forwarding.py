@@ -72,6 +72,10 @@ class _Through:
     raw_bytes = 0
     open_bytes = 0
     at_boundary = True
+    quick = False
+
+    def passes(self, data: bytes) -> bool:
+        return True
 
     def feed(self, data: bytes) -> bytes:
         return data

@@ -7,6 +7,7 @@ and the clock (keep-alive comments, silence).
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -58,6 +59,13 @@ class Tap(Protocol):
     def compressed(self) -> bool:
         """Fewer bytes come than `raw_bytes` counts."""
 
+    @property
+    def quick(self) -> bool:
+        """Whether what comes next may be asked of `passes`."""
+
+    def passes(self, data: bytes) -> bool:
+        """Whether all of it goes on as it is; then it need not be fed."""
+
     def feed(self, data: bytes) -> bytes: ...
     def release(self) -> bytes: ...
 
@@ -66,9 +74,9 @@ class Relay(ClientSide):
     """One answer on its way to one client. The sink of the upstream's connection."""
 
     __slots__ = (
-        *("_answer", "_loop", "_looked_events", "_looked_in", "_overhead", "_room", "_see_at", "_started_s"),
-        *("_streams", "_tap", "_waiter", "_woken", "broken", "bytes_ignored", "bytes_in", "complete", "ending"),
-        *("first_byte_s", "last_byte_s", "stalled", "to_end", "witness"),
+        *("_answer", "_corked", "_loop", "_looked_events", "_looked_in", "_overhead", "_passes", "_room", "_see_at"),
+        *("_started_s", "_streams", "_tap", "_waiter", "_woken", "broken", "bytes_ignored", "bytes_in", "complete"),
+        *("ending", "first_byte_s", "last_byte_s", "stalled", "to_end", "witness"),
     )
 
     def __init__(
@@ -96,6 +104,10 @@ class Relay(ClientSide):
             assert self._client is not None
             self._client.write(self._head)
             self._head = b""
+        self._corked: list[bytes] = []
+        """What waits to be sent, while several pieces come at once."""
+        self._passes: Callable[[bytes], bool] | None = None
+        """Asks the tap whether the next piece passes as it is; None: it may not."""
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
         # What has come when the call last looked, how much text may follow before it looks again (twice as much before
@@ -125,9 +137,26 @@ class Relay(ClientSide):
 
     def on_body(self, data: bytes) -> None:
         self.last_byte_s = self._loop.time()
-        if not self.bytes_in:
+        self.bytes_in = came = self.bytes_in + len(data)
+        passes = self._passes
+        if passes is None or not passes(data):
+            self._take(data)
+            return
+        client = self._client
+        if client is not None and not client.is_closing():
+            # As `write` does it, which would be one step more for each piece.
+            self.bytes_out += len(data)
+            self._before_last, self._last_out = self._last_out, data
+            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+            if self._protocol.writing_paused:
+                self._stall()
+        if came >= self._see_at:
+            self._see()
+
+    def _take(self, data: bytes) -> None:
+        """A piece that may be anything."""
+        if not self.first_byte_s:
             self.first_byte_s = self.last_byte_s
-        self.bytes_in += len(data)
         if self.ending:
             self.bytes_ignored += len(data)
             return
@@ -139,24 +168,42 @@ class Relay(ClientSide):
         out = tap.feed(data)
         if out is not data or not self.witness.idle:
             self.witness.see(data, out)
-        client = self._client
-        if out and client is not None and not client.is_closing():
-            # As `write` does it, which would be one step more for each piece.
-            self.bytes_out += len(out)
-            self._before_last, self._last_out = self._last_out, out
-            if self._chunked:
-                out = b"%x\r\n%b\r\n" % (len(out), out)
-            if self._head:
-                out, self._head = self._head + out, b""
-            client.write(out)
-            if self._protocol.writing_paused and not self.stalled and not client.is_closing():
-                self.stalled = True
-                self._answer.pause()
-                self._wake()
+        self.write(out)
+        if self._protocol.writing_paused:
+            self._stall()
+        self._passes = tap.passes if self._is_usual else None
         if tap.done:
             self._wake()
         elif self.bytes_in >= self._see_at:
             self._see()
+
+    @property
+    def _is_usual(self) -> bool:
+        """Whether the next piece may pass by itself: nothing of what came waits, nothing of ours comes before it."""
+        tap = self._tap
+        clear = tap.quick and not tap.compressed and self.witness.idle
+        return clear and self._chunked and not self._head
+
+    def cork(self) -> None:
+        self._send = self._corked.append
+
+    def uncork(self) -> None:
+        """One write for all pieces."""
+        client, data = self._client, b"".join(self._corked)
+        self._corked.clear()
+        if client is not None:
+            self._send = client.write
+            if data and not client.is_closing():
+                client.write(data)
+                if self._protocol.writing_paused:
+                    self._stall()
+
+    def _stall(self) -> None:
+        """The client reads more slowly than the upstream writes: let that wait."""
+        if not self.stalled and not self.client_gone:
+            self.stalled = True
+            self._answer.pause()
+            self._wake()
 
     def _see(self) -> None:
         """Wake the call where enough has come for a look; let the upstream wait where the look is overdue."""
@@ -193,6 +240,17 @@ class Relay(ClientSide):
 
     # The call's side --------------------------------------------------------------------------------------
 
+    def forward_no_more(self) -> None:
+        """Whatever comes is ignored."""
+        self.ending, self._passes = True, None
+
+    def end_soon(self) -> bool:
+        """Forward no more from the end of the event on that the client has the beginning of: whether that is now."""
+        if not self.ending:
+            self.ending = self._tap.at_boundary or self._tap.compressed
+            self.to_end, self._passes = not self.ending, None
+        return self.ending
+
     def pass_on(self, came: bytes, out: bytes, *, ended: bool = False) -> None:
         """`out` is what the tap gave out of all that came, `came` the last of it. `ended`: nothing more will come."""
         self.witness.see(came, out, ended=ended)
@@ -221,7 +279,7 @@ class Relay(ClientSide):
         until, bytes_max = self._loop.time() + seconds, self.bytes_in + LATE_BYTES_MAX
         while not self.complete and not self.broken and (left := until - self._loop.time()) > 0:
             if self.bytes_in > bytes_max:
-                self.ending = True
+                self.forward_no_more()
                 return
             self.stalled = False
             self._answer.resume()

@@ -26,6 +26,7 @@ from gateway.sse_events import (
     payload,
     says_nothing,
     usage_at_end,
+    usual_events,
     usual_prefix,
 )
 from shared.usage import Usage
@@ -56,7 +57,6 @@ class SseTap:
         "_late_lf",
         "_news",
         "_prefix",
-        "_quick",
         "_raw",
         "_reading",
         "_released",
@@ -64,10 +64,10 @@ class SseTap:
         "_sent",
         "_strip",
         "_trimmed",
-        "bytes_out",
         "done",
         "events",
         "held_terminal",
+        "quick",
         "raw_bytes",
         "raw_full",
     )
@@ -82,8 +82,6 @@ class SseTap:
         self._reading = Reading(family)
         self.events = 0
         """Events with data so far, `[DONE]` among them."""
-        self.bytes_out = 0
-        """Bytes handed out to be forwarded."""
         self.done = False
         """Whether the event that ends the stream was seen."""
         self.held_terminal = b""
@@ -94,8 +92,9 @@ class SseTap:
         """Whether some events were not kept, because too many waited: a recount would miss them."""
         self._raw: list[bytes] = []
         self._released = False
-        # Whether the next chunk may take the quick way; how usual chunks begin; where to look for news in them.
-        self._quick = False
+        self.quick = False
+        """Whether what comes next may be asked of `passes`."""
+        # How usual events begin, and where to look for news in them.
         self._prefix = b"\0"
         self._after_prefix = 0
         # The event that is not complete: its bytes, how many of them the client has, where its end may begin, whether
@@ -161,25 +160,30 @@ class SseTap:
         """The error that came inside the stream."""
         return self._reading.error
 
+    def passes(self, data: bytes) -> bool:
+        """Whether `data` is usual, as most of a stream is: whole events without news, which may all go on at once. Such
+        ones are noted here; anything else is to be fed. To be asked only while `quick`."""
+        size, after = len(data), self._after_prefix
+        kept = self.raw_bytes + size
+        events = 1
+        if kept > KEEP_BYTES_MAX:
+            return False
+        if not data.startswith(self._prefix):
+            events = 1 if self._learn(data) else usual_events(data, self._family)
+        elif data.find(b"\n", after) != size - 2:
+            events = usual_events(data, self._family)
+        elif data.find(b"\r", after) >= 0 or self._news(data, after) is not None or data[-1] != 0x0A:
+            return False
+        if not events:
+            return False
+        self.events += events
+        self.raw_bytes = kept
+        self._raw.append(data)
+        return True
+
     def feed(self, data: bytes) -> bytes:
         """Takes what the upstream sent and returns what goes to the client now: `data` itself where all of it does."""
-        if not self._quick:
-            return self._feed(data)
-        if data.startswith(self._prefix):
-            after = self._after_prefix
-            if (
-                data.find(b"\n", after) != len(data) - 2
-                or data.find(b"\r", after) >= 0
-                or self._news(data, after) is not None
-                or data[-1] != 0x0A
-            ):
-                return self._feed(data)
-        elif not self._learn(data):
-            return self._feed(data)
-        self.events += 1
-        self.bytes_out += len(data)
-        self._keep(data)
-        return data
+        return data if self.quick and self.passes(data) else self._feed(data)
 
     def finish(self) -> bytes:
         """Ends the upstream's body, whose last event may lack its blank line; returns what goes to the client."""
@@ -190,14 +194,14 @@ class SseTap:
             self._complete(block, out)
             self._block.clear()
             self._sent = sent + sum(map(len, out))  # what the client has of it ends within an event
-        return self._hand_out(out)
+        return b"".join(out)
 
     def release(self) -> bytes:
         """The held bytes, once the call is in the journal; from here on nothing more is held as terminal."""
         if not self.done:
             return b""
         held, self.held_terminal, self._released = self.held_terminal, b"", True
-        return self._hand_out([held])
+        return held
 
     def take_raw(self) -> bytes:
         """The whole events and comments since the last call, as they came, the ones taken out too."""
@@ -249,8 +253,8 @@ class SseTap:
         if self._block:
             self._wait_or_pass(out)
 
-        self._quick = not self._block and self._late_lf is None and self._may_be_quick
-        result = self._hand_out(out)
+        self.quick = not self._block and self._late_lf is None and self._may_be_quick
+        result = b"".join(out)
         return data if not waiting and len(result) == len(data) else result
 
     def _event(self, event: bytes) -> bytes:
@@ -262,17 +266,17 @@ class SseTap:
         elif ends:
             self.done = True
         if self.done and not self._released:
-            self._quick = False
+            self.quick = False
             self.held_terminal += out
             return b""
-        self._quick = self._may_be_quick
-        self.bytes_out += len(out)
+        self.quick = self._may_be_quick
         return out
 
     @property
     def _may_be_quick(self) -> bool:
         """Whether the next events need not be read, unless there is news in them."""
-        return self.done == self._released and (self._reading.model != "" or self.events >= MODEL_EVENTS_MAX)
+        knows_model = self._reading.model != "" or self.events >= MODEL_EVENTS_MAX
+        return knows_model and self.done == self._released and not self.raw_full
 
     def _complete(self, block: bytes, out: list[bytes]) -> bool:
         """One whole event, of which the client may have the beginning. Returns False where it is taken out."""
@@ -357,11 +361,6 @@ class SseTap:
             self.held_terminal += piece
         elif piece:
             out.append(piece)
-
-    def _hand_out(self, out: list[bytes]) -> bytes:
-        result = out[0] if len(out) == 1 else b"".join(out)
-        self.bytes_out += len(result)
-        return result
 
     def _keep(self, event: bytes) -> None:
         if self.raw_full or self.raw_bytes + len(event) > KEEP_BYTES_MAX:

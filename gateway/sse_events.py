@@ -59,6 +59,7 @@ _START: Final = rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])"
 _BLANK: Final = re.compile(rb"\n\n|\n\r\n?|\r\r\n?")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 _COMMENT: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n])):[^\r\n]*(?:\r\n|\n|\r)")
+_NAMED: Final = re.compile(rb"(?:event: [^\r\n]*\ndata: \{[^\r\n]*\n\n)+")
 _HAS_DATA: Final = re.compile(_START + rb"data:")
 _DATA: Final = re.compile(_START + rb"data:[ \t]*([^\s])")
 _DONE: Final = re.compile(_START + rb"data:[ \t]*\[DONE\]")
@@ -104,11 +105,22 @@ def usual_prefix(event: bytes, family: Family) -> bytes:
     lines = event.count(b"\n")
     start = event.find(b"data: {")
     alone = lines == 2 and start == 0
-    named = lines == 3 and event.startswith(b"event: ") and event[start - 1 : start] == b"\n"
+    named = lines == 3 and start > 0 and event.startswith(b"event: ") and event[start - 1] == 0x0A
     if not (alone or named) or not event.endswith(b"\n\n") or b"\r" in event or family.news.search(event):
         return b""
     text = event.find(family.text, start)
     return event[: start + len(b"data: {") if text < 0 else text + len(family.text) + 1]
+
+
+def usual_events(data: bytes, family: Family) -> int:
+    """How many events `data` is, where all of them are whole and as `usual_prefix` wants them; else 0."""
+    if data.startswith(b"data: {"):
+        events = 1 + data.count(b"\n\ndata: {")
+        alike = data.count(b"\n") == 2 * events and data.endswith(b"\n\n") and b"\r" not in data
+    else:
+        events = data.count(b"\n\n")
+        alike = _NAMED.fullmatch(data) is not None
+    return events if alike and family.news.search(data) is None else 0
 
 
 def has_data(event: bytes) -> bool:

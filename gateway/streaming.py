@@ -37,6 +37,8 @@ Portuguese as Claude reads it 2.7."""
 PIECE_BYTES_MIN: Final = 256
 PIECE_BYTES_MAX: Final = 2 * 1024
 """Pieces in which a stream of text is forwarded and looked at, in bytes: between these, the smaller the slice is."""
+EVENT_END: Final = b"\n\n"
+"""Where a piece is best cut: as all providers write it."""
 
 log = structlog.get_logger()
 
@@ -64,7 +66,7 @@ class Streaming(Running):
         if self._transcript is None:
             self._answer.listen(self.relay)
         else:
-            self._answer.listen(self.relay, self._piece_bytes)
+            self._answer.listen(self.relay, self._piece_bytes, EVENT_END)
         outcome = await self._until_end()
         if outcome == "complete":
             self.relay.pass_on(b"", self._tap.finish(), ended=True)
@@ -90,7 +92,7 @@ class Streaming(Running):
         return False
 
     def abandon(self, outcome: Outcome) -> None:
-        self.relay.ending = True
+        self.relay.forward_no_more()
         super().abandon(outcome)
 
     # While it streams -------------------------------------------------------------------------------------
@@ -147,12 +149,7 @@ class Streaming(Running):
                     # Nobody is stopped on an estimate either.
                     self._output = await counting.count_output(self._gate, call, transcript)
                     hold.exhausted = self._output >= hold.output_tokens
-        if not hold.exhausted:
-            return False
-        if not relay.ending:
-            relay.ending = tap.at_boundary or tap.compressed
-            relay.to_end = not relay.ending  # never end inside an event
-        return relay.ending
+        return hold.exhausted and relay.end_soon()
 
     @property
     def _slice_tokens(self) -> int:

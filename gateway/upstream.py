@@ -61,9 +61,10 @@ class Answer:
         """The body, where all of it has come before anybody listens. It stays for whoever listens then."""
         return self._connection.whole
 
-    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX) -> None:
-        """Give the body to `sink`, in pieces of `piece_bytes` at most, after each of which it may pause."""
-        self._connection.listen(sink, piece_bytes)
+    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX, piece_end: bytes = b"") -> None:
+        """Give the body to `sink`, in pieces of `piece_bytes` at most, after each of which it may pause; they end with
+        a `piece_end`, where one is in them."""
+        self._connection.listen(sink, piece_bytes, piece_end)
 
     def pause(self) -> None:
         self._connection.pause_reading()

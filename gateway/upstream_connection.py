@@ -6,7 +6,7 @@ transport's own callback: no coroutine wakes per chunk. Errors of the socket and
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Final, Protocol, cast
 
@@ -36,6 +36,12 @@ class Sink(Protocol):
     """Where an answer's body goes. Called from the transport's callback: must not block and not raise."""
 
     def on_body(self, data: bytes) -> None: ...
+
+    def cork(self) -> None:
+        """Several pieces follow at once."""
+
+    def uncork(self) -> None:
+        """They have been given, or as many of them as the sink has let pass."""
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -78,7 +84,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Of the present request; None between two."""
         self._limit: Deadlines[UpstreamConnection] | None = None
         self._sink: Sink | None = None
+        self._to: Callable[[bytes], None] | None = None
+        """The sink's, while it takes what comes at once: nothing waits before it."""
         self._piece_bytes = READ_BYTES_MAX
+        self._piece_end = b""
+        self._parsed: list[bytes] = []
+        """Pieces of the body, as the upstream framed them, out of what the socket gave last."""
+        self.on_body = self._parsed.append  # for the parser: no function of ours for each of them
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
         self._complete = False
@@ -138,20 +150,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._drained = self._loop.create_future()
             await self._drained
 
-    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX) -> None:
+    def listen(self, sink: Sink, piece_bytes: int = READ_BYTES_MAX, piece_end: bytes = b"") -> None:
         """Give the answer's body to `sink`, beginning with what has come already, in pieces of `piece_bytes` at most:
-        it may pause after each of them, however much the socket gave at once."""
+        it may pause after each of them, however much the socket gave at once. They end with a `piece_end`, where one
+        is in them."""
         self._sink = sink
-        self._piece_bytes = piece_bytes
+        self._piece_bytes, self._piece_end = piece_bytes, piece_end
         backlog, self._backlog = self._backlog, deque()
-        for data in backlog:
-            self._cut(data)
+        if backlog:
+            self._cut(backlog)
         self._paused = False
         self._hand_over()
 
     def pause_reading(self) -> None:
         """Nothing more is handed over from here on, and nothing more is read."""
-        self._paused = True
+        self._paused, self._to = True, None
         if not self._reading_paused and self._transport is not None and not self.closed:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -180,7 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         head = self._head
         if head is None and self._limit is not None:
             self._limit.end(self)
-        self._sink = self._head_done = None
+        self._sink = self._to = self._head_done = None
         self._backlog.clear()
         self._backlog_bytes = 0
         if self._complete and head is not None and head.keep_alive and self.body_sent and not self.closed:
@@ -217,7 +230,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._waited_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            parsed = self._parsed
+            if parsed:
+                to = self._to
+                if to is not None and len(parsed) == 1 and len(data) <= self._piece_bytes:
+                    to(parsed.pop())
+                else:
+                    self._give()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._give()  # what came before
             if self._complete:
                 self.abort()  # bytes after the end: the answer stands, the connection is not used again
                 return
@@ -226,10 +247,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head is None:
             # The parser gathers a header until its end, and any number of 1xx answers may come before the head.
             too_long = self._waited_bytes > HEAD_BYTES_MAX
-        elif self._headers:  # trailers, which may follow for ever
-            too_long = self._is_too_long()
-        else:
-            return
+        else:  # trailers may follow for ever
+            too_long = bool(self._headers) and self._is_too_long()
         if too_long:
             self._fail(UpstreamError("upstream_protocol", f"head above {HEAD_BYTES_MAX} bytes", sent=True))
 
@@ -275,23 +294,51 @@ class UpstreamConnection(asyncio.Protocol):
 
     # What has come, to whoever listens ----------------------------------------------------------------------
 
+    def _give(self) -> None:
+        """To the sink, or to the backlog, what the parser has found."""
+        parsed = self._parsed
+        if not parsed:
+            return
+        self._backlog_bytes += sum(map(len, parsed))
+        if self._sink is not None:
+            self._cut(parsed)
+        else:
+            self._backlog.extend(parsed)
+            if self._backlog_bytes > EARLY_BYTES_MAX:
+                self.pause_reading()
+        parsed.clear()
+        self._hand_over()
+
     def _hand_over(self) -> None:
         """The backlog, piece by piece, for as long as the sink does not pause; at its end the socket goes on."""
-        while self._backlog and self._sink is not None and not self._paused:
-            data = self._backlog.popleft()
+        sink, backlog = self._sink, self._backlog
+        if sink is None or self._paused:
+            return
+        together = len(backlog) > 1
+        if together:
+            sink.cork()
+        while backlog and not self._paused:
+            data = backlog.popleft()
             self._backlog_bytes -= len(data)
-            self._sink.on_body(data)
-        if self._sink is not None and not self._paused:
+            sink.on_body(data)
+        if together:
+            sink.uncork()
+        if not self._paused:
+            self._to = sink.on_body
             self._tell_end()
             self._read_on()
 
-    def _cut(self, data: bytes) -> None:
-        """Put `data` at the end of the backlog, as pieces."""
-        size = self._piece_bytes
-        if len(data) <= size:
-            self._backlog.append(data)
-        else:
-            self._backlog.extend(data[start : start + size] for start in range(0, len(data), size))
+    def _cut(self, parsed: Collection[bytes]) -> None:
+        """Put them at the end of the backlog, as pieces."""
+        data = b"".join(parsed)
+        size, end = self._piece_bytes, self._piece_end
+        start = 0
+        while len(data) - start > size:
+            found = data.rfind(end, start, start + size) if end else -1
+            at = start + size if found < 0 else found + len(end)
+            self._backlog.append(data[start:at])
+            start = at
+        self._backlog.append(data[start:])
 
     def _read_on(self) -> None:
         self._paused = False
@@ -338,25 +385,12 @@ class UpstreamConnection(asyncio.Protocol):
         if done is not None and not done.done():
             done.set_result(head)
 
-    def on_body(self, data: bytes) -> None:
-        sink = self._sink
-        if sink is None:
-            self._backlog.append(data)
-            self._backlog_bytes += len(data)
-            if self._backlog_bytes > EARLY_BYTES_MAX:
-                self.pause_reading()
-        elif len(data) <= self._piece_bytes and not self._paused and not self._backlog:
-            sink.on_body(data)
-        else:
-            self._backlog_bytes += len(data)
-            self._cut(data)
-            self._hand_over()
-
     def on_message_complete(self) -> None:
         if self._head is None:
             return  # 1xx
         if self._headers and self._is_too_long():
             raise ValueError(f"head above {HEAD_BYTES_MAX} bytes")
+        self._give()
         self._complete = True
         if self._sink is not None:
             self._tell_end()

@@ -21,6 +21,12 @@ class WholeBody:
         elif not self.whole.done():
             self.whole.set_exception(ValueError(f"above {self._bytes_max} bytes"))
 
+    def cork(self) -> None:
+        pass
+
+    def uncork(self) -> None:
+        pass
+
     def on_end(self) -> None:
         if not self.whole.done():
             self.whole.set_result(b"".join(self._parts))

@@ -30,6 +30,12 @@ class Collected:
         assert not self.over.is_set(), "bytes after the end"
         self.body += data
 
+    def cork(self) -> None:
+        pass
+
+    def uncork(self) -> None:
+        pass
+
     def on_end(self) -> None:
         assert not self.over.is_set(), "a second end"
         self.ended = True

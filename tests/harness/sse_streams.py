@@ -31,7 +31,6 @@ def watch(family: str, strip: bool, pieces: Iterable[bytes]) -> Seen:
     tap = SseTap(family, strip)
     passed = b"".join([*map(tap.feed, pieces), tap.finish()])
     held = tap.release()
-    assert tap.bytes_out == len(passed) + len(held)
     return Seen(
         passed,
         held,

@@ -15,8 +15,9 @@ from gateway.budget import Hold
 from gateway.relay import LOOK_BYTES, Relay
 from gateway.reply import opening
 from gateway.sse import SseTap
-from gateway.streaming import Streaming
+from gateway.streaming import EVENT_END, Streaming
 from gateway.upstream import Upstream
+from gateway.upstream_connection import READ_BYTES_MAX
 from shared.settings import GatewaySettings, load
 from tests.harness.calls import BOUNDS, call, draft
 from tests.harness.scripted_server import Peer, ScriptedServer
@@ -38,10 +39,16 @@ def event(text: str = " sol", **more: Any) -> bytes:
     return b"data: " + json.dumps({"model": "gpt-mini", "choices": choices} | more).encode() + b"\n\n"
 
 
-async def ends(play: Callable[[Peer, Relay], Awaitable[None]], *, exhausted: bool = False) -> tuple[str, bytes, SseTap]:
+async def ends(
+    play: Callable[[Peer, Relay], Awaitable[None]],
+    *,
+    exhausted: bool = False,
+    piece_bytes: int = READ_BYTES_MAX,
+    strip_usage: bool = False,
+) -> tuple[str, bytes, SseTap]:
     """The outcome of a stream that `play` gives after its head; what the client got by then, and who watched."""
     opened_relay: asyncio.Future[Relay] = asyncio.get_running_loop().create_future()
-    outcome, tap = "", SseTap("chat", strip_usage=False)
+    outcome, tap = "", SseTap("chat", strip_usage)
 
     async def serve(peer: Peer) -> None:
         await peer.request()
@@ -52,13 +59,13 @@ async def ends(play: Callable[[Peer, Relay], Awaitable[None]], *, exhausted: boo
         nonlocal outcome
         async with upstream.send("POST", "/chat/completions", b"", b"{}") as answer:
             opened = opening(request, answer.head, "call", keep_alive=True, grows=True)
-            relay = Relay(request, answer, tap, opened, 60.0)
+            relay = Relay(request, answer, tap, opened, 60.0, may_take=strip_usage)
             settings = load(GatewaySettings, redis_url="redis://127.0.0.1", upstream_url=server.url)
             of = call()
             hold = Hold(of, BOUNDS, 100, "enforce", draft(of), b"")
             hold.exhausted = exhausted
             running = Streaming(SimpleNamespace(settings=settings), hold, answer, tap, relay)  # type: ignore[arg-type]
-            answer.listen(relay)
+            answer.listen(relay, piece_bytes, EVENT_END)
             opened_relay.set_result(relay)
             outcome = await running._until_end()
             await relay.end()
@@ -104,3 +111,72 @@ async def test_a_usage_that_comes_after_the_end_is_waited_for() -> None:
     assert outcome == "complete"
     assert tap.usage_raw == usage
     assert body == event()
+
+
+async def test_events_of_one_segment_leave_in_one_write() -> None:
+    """An upstream that is faster than this process gives several chunks at once: they are seen in pieces that end where
+    an event does, and all of them are sent at once."""
+    events = [event(f"sol {number} ") for number in range(40)]
+    written: list[bytes] = []
+
+    async def play(peer: Peer, relay: Relay) -> None:
+        await peer.say(framed(events[0]))
+        await until(lambda: relay._passes is not None)
+        client: Any = relay._client
+        write = client.write
+
+        def spied(data: bytes) -> None:
+            written.append(data)
+            write(data)
+
+        client.write = spied
+        await peer.say(b"".join(map(framed, events[1:])) + framed(DONE) + END)
+
+    outcome, body, tap = await ends(play, piece_bytes=1_024)
+    assert outcome == "complete"
+    assert body == b"".join(events)
+    assert tap.events == len(events) + 1
+    sent = [data for data in written if b"sol " in data]
+    assert len(sent) == 1, "one write for what came at once"
+    pieces = [piece for piece in sent[0].split(b"\r\n") if piece.startswith(b"data: ")]
+    assert b"".join(pieces) == b"".join(events[1:])
+    assert len(pieces) > 1
+    assert all(len(piece) <= 1_024 and piece.endswith(b"\n\n") for piece in pieces)
+
+
+@pytest.mark.parametrize("end", ["forward_no_more", "end_soon"])
+async def test_nothing_usual_passes_after_the_end_that_we_set(end: str) -> None:
+    """However alike it is to all that has passed before."""
+
+    async def play(peer: Peer, relay: Relay) -> None:
+        await peer.say(framed(event("one")))
+        await until(lambda: relay._passes is not None)
+        await peer.say(framed(event("two")))
+        await until(lambda: relay._tap.events == 2)
+        getattr(relay, end)()
+        await peer.say(framed(event("never seen")))
+        await until(lambda: relay.bytes_ignored > 0)
+        await peer.say(END)
+
+    outcome, body, _ = await ends(play)
+    assert outcome == "exhausted"
+    assert body == event("one") + event("two")
+
+
+async def test_the_witness_sees_what_passes_while_something_waits() -> None:
+    """A usage event was taken out: which of the bytes were, shows when the next ones leave."""
+    usage = event("", usage={"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}, choices=[])
+
+    async def play(peer: Peer, relay: Relay) -> None:
+        await peer.say(framed(event("one")))
+        await peer.say(framed(usage))
+        await until(lambda: not relay.witness.idle)
+        await peer.say(framed(event("two")))
+        await until(lambda: relay.witness.idle)
+        assert relay.witness.same
+        assert relay.witness.stayed_bytes == len(usage)
+        await peer.say(framed(DONE) + END)
+
+    outcome, body, _ = await ends(play, strip_usage=True)
+    assert outcome == "complete"
+    assert body == event("one") + event("two")

@@ -250,6 +250,56 @@ async def test_a_paused_answer_waits_and_goes_on() -> None:
         assert collected.body == body
 
 
+@pytest.mark.parametrize("piece_end", [b"", b"\n\n"], ids=["anywhere", "where a line is empty"])
+async def test_chunks_that_come_together_are_given_in_pieces(piece_end: bytes) -> None:
+    """Whatever the chunks are: no piece is above the size, each is as large as it may be, and ends where it is to, if
+    it can. One that pauses is the last, until it goes on."""
+    lines = [b"data: %d\n\n" % number for number in range(300)]
+    lines[100] = lines[-1] = b"x" * 2_500 + b"\n\n"
+    body = b"".join(lines)
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(line), line) for line in lines)
+    last = chunks.rindex(b"9c6\r\n")
+    corks: list[str] = []
+
+    class Pieces(Collected):
+        def on_body(self, data: bytes) -> None:
+            super().on_body(data)
+            pieces.append(data)
+            if len(pieces) == 2:
+                answer.pause()
+
+        def cork(self) -> None:
+            corks.append("on")
+
+        def uncork(self) -> None:
+            corks.append("off")
+
+    pieces: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks[:last])
+        await until(lambda: sum(map(len, pieces)) == len(body) - len(lines[-1]))
+        await peer.say(chunks[last:])  # one chunk, by itself, and too long
+        await until(lambda: sum(map(len, pieces)) == len(body))
+        await peer.say(b"0\r\n\r\n")
+
+    async with serving(script) as (upstream, _), upstream.send("POST", "/x", b"", b"{}") as answer:
+        collected = Pieces()
+        answer.listen(collected, 1_000, piece_end)
+        await until(lambda: len(pieces) == 2)
+        answer.resume()
+        await asyncio.wait_for(collected.over.wait(), 10)
+    assert collected.body == body
+    assert max(map(len, pieces)) <= 1_000
+    assert len(pieces) <= 2 * len(body) // 1_000
+    assert corks
+    assert corks == ["on", "off"] * (len(corks) // 2)
+    if piece_end:
+        inside = [piece for piece in pieces if not piece.endswith(piece_end)]
+        assert {piece.strip(b"x") for piece in inside} == {b""}, "only the long line is cut"
+
+
 async def test_an_answer_that_ended_before_anybody_listened_is_told_whole() -> None:
     """Complete or broken meanwhile: the listener hears all of it, then the end as it was."""
     for script, ended in ((says(WITH_LENGTH), True), (says_and_ends(WITH_LENGTH[:-2], reset=False), False)):

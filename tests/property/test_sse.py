@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.sse import SseTap
+from gateway.sse_events import FAMILIES, usual_events, usual_prefix
 from gateway.witness import Witness
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -177,7 +178,7 @@ def watch(family: str, strip: bool, pieces: list[bytes]) -> tuple[tuple[Any, ...
     assert witness.same, (pieces, passed, held)
     assert len(passed) + len(held) + witness.stayed_bytes == sum(map(len, pieces))
     facts = (tap.events, tap.done, tap.model, tap.usage_raw, tap.usage_partial, tap.finish_reason, tap.error)
-    return (*facts, tap.take_raw(), tap.bytes_out), passed, held
+    return (*facts, tap.take_raw()), passed, held
 
 
 def pieces_of(stream: bytes, places: list[int]) -> list[bytes]:
@@ -217,3 +218,27 @@ def test_cuts_change_nothing(stream: bytes, family: str, strip: bool, places: li
     assert watch(family, strip, [bytes([byte]) for byte in stream]) == whole
     if not strip or family not in ("chat", "completions"):
         assert whole[1] + whole[2] == stream
+
+
+PARTS = st.sampled_from(
+    [
+        b'data: {"delta":"a"}\n\n',
+        b'data: {"delta":"b","usage":null}\n\n',
+        b"data: {\n\n",
+        b'event: x\ndata: {"delta":"a"}\n\n',
+        b"event: x\ndata: {\ndata: {\n\n",
+        *(b"data: [DONE]\n\n", b'data: {"usage":{}}\n\n', b"event: x\n\n", b"event: x}\n\n", b": note\n\n"),
+        *(b'data: {"a":1}\r\n\r\n', b'data: {"a":1\r}\n\n', b"\n", b"\n\n", b"data: {", b"data: {}\n", b"id: 1\n"),
+    ]
+)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(st.lists(PARTS, min_size=1, max_size=5), st.sampled_from(sorted(FAMILIES)))
+def test_usual_events_are_usual_each_by_itself(parts: list[bytes], name: str) -> None:
+    """What is taken for several usual events at once is so many of them; and all usual ones of one form are."""
+    family, data = FAMILIES[name], b"".join(parts)
+    events = [event + b"\n\n" for event in data.removesuffix(b"\n\n").split(b"\n\n")]
+    each = all(usual_prefix(event, family) for event in events) and data.endswith(b"\n\n")
+    one_form = len({event.startswith(b"data: {") for event in events}) == 1
+    assert usual_events(data, family) == (len(events) if each and one_form else 0)
