@@ -149,23 +149,9 @@ class Budget:
 
         Raises PlanDiffersError, ExhaustedError, and Refusal `account_blocked`, `unknown_account`, `not_ready`.
         """
-        caller, noted, seen = call.caller, events.encode(draft), b""
-        if caller.external_id:
-            seen = events.encode(
-                AccountSeen(
-                    account_id=caller.account_id,
-                    directory_id=caller.key.directory_id,
-                    external_id=caller.external_id,
-                    plan=call.rates.plan,
-                    allowance_mc=allowance_mc,
-                    seen_at_us=call.started_at_us,
-                    email=caller.labels.email,
-                    name=caller.labels.name,
-                    role=caller.labels.role,
-                )
-            )
+        caller, noted = call.caller, events.encode(draft)
         account = names_by_text(caller.account_text)
-        arguments = (
+        amounts = (
             call.event_text,
             call.rates.plan,
             bounds.slice_mc if bounds.stoppable else bounds.full_mc,
@@ -174,11 +160,13 @@ class Budget:
             self._ttl_s,
             self._stream_entries_max,
             noted,
-            seen,
-            allowance_mc,
         )
+        run, keys = self._link.run, account.reserve
         try:
-            verdict, *facts = await self._link.run("reserve", account.reserve, arguments)
+            verdict, *facts = await run("reserve", keys, (*amounts, "?" if caller.external_id else "", allowance_mc))
+            if verdict == b"announce":  # once for each user: nobody else's call carries it
+                seen = _announcement(call, allowance_mc)
+                verdict, *facts = await run("reserve", keys, (*amounts, seen, allowance_mc))
         except asyncio.CancelledError:
             # The client left: whatever was held is given back.
             self.closed.tell(call.event_text, account, Void(caller.account_id))
@@ -276,6 +264,23 @@ class Budget:
         self._plans.move_to_end(caller.account_text)
         if len(self._plans) > PLANS_KNOWN_MAX:
             self._plans.popitem(last=False)
+
+
+def _announcement(call: Call, allowance_mc: int) -> bytes:
+    caller = call.caller
+    return events.encode(
+        AccountSeen(
+            account_id=caller.account_id,
+            directory_id=caller.key.directory_id,
+            external_id=caller.external_id,
+            plan=call.rates.plan,
+            allowance_mc=allowance_mc,
+            seen_at_us=call.started_at_us,
+            email=caller.labels.email,
+            name=caller.labels.name,
+            role=caller.labels.role,
+        )
+    )
 
 
 def exhausted(error: ExhaustedError, credits_url: str, language: str) -> Refusal:

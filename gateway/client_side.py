@@ -4,7 +4,6 @@ How the bytes get here is told in relay.py, of answers that come piece by piece,
 """
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp import web
 
@@ -14,16 +13,11 @@ from gateway.reply import LAST_CHUNK, Opening
 class ClientSide:
     """Of one answer to one client."""
 
-    __slots__ = (
-        *("_before_last", "_chunked", "_client", "_head", "_last_out", "_protocol", "_send", "_stall_s", "_writer"),
-        *("bytes_added", "bytes_out"),
-    )
+    __slots__ = ("_chunked", "_client", "_head", "_protocol", "_stall_s", "_writer", "bytes_added", "bytes_out")
 
     def __init__(self, request: web.BaseRequest, opening: Opening, stall_s: float) -> None:
         """`stall_s`: for which a client may read nothing. The head leaves with the first bytes of the body."""
-        self._client = client = request.transport
-        self._send: Callable[[bytes], object] = client.write if client is not None else len
-        """Where bytes go to, while the client is there."""
+        self._client = request.transport
         self._protocol = request.protocol
         self._writer = request.writer
         self._chunked = opening.chunked
@@ -35,21 +29,6 @@ class ClientSide:
         """Bytes given to the client's transport, less the framing."""
         self.bytes_added = 0
         """Those of them that are ours."""
-        self._last_out = self._before_last = b"\n"
-
-    def write(self, data: bytes) -> None:
-        """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled, or is one
-        that outlives it."""
-        client = self._client
-        if not data or client is None or client.is_closing():
-            return
-        self.bytes_out += len(data)
-        self._before_last, self._last_out = self._last_out, data
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._send(data)
 
     @property
     def client_gone(self) -> bool:

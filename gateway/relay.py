@@ -74,9 +74,10 @@ class Relay(ClientSide):
     """One answer on its way to one client. The sink of the upstream's connection."""
 
     __slots__ = (
-        *("_answer", "_corked", "_loop", "_looked_events", "_looked_in", "_overhead", "_passes", "_room", "_see_at"),
-        *("_started_s", "_streams", "_tap", "_waiter", "_woken", "broken", "bytes_ignored", "bytes_in", "complete"),
-        *("ending", "first_byte_s", "last_byte_s", "stalled", "to_end", "witness"),
+        *("_answer", "_before_last", "_corked", "_last_out", "_loop", "_looked_events", "_looked_in", "_overhead"),
+        *("_passes", "_room", "_see_at", "_send", "_started_s", "_streams", "_tap", "_waiter", "_woken", "broken"),
+        *("bytes_ignored", "bytes_in", "complete", "ending", "first_byte_s", "last_byte_s", "stalled", "to_end"),
+        "witness",
     )
 
     def __init__(
@@ -94,6 +95,10 @@ class Relay(ClientSide):
         """`stall_s`: for which a client may read nothing. `begun`: the client has the head. `may_take`: the tap takes a
         usage event out. `at_once`: the answer's head leaves now, not before the first bytes of its body."""
         super().__init__(request, opening, stall_s)
+        client = self._client
+        self._send: Callable[[bytes], object] = client.write if client is not None else len
+        """Where bytes go to, while the client is there."""
+        self._last_out = self._before_last = b"\n"
         self._loop = asyncio.get_running_loop()
         self._answer = answer
         self._tap = tap
@@ -260,6 +265,20 @@ class Relay(ClientSide):
         """Bytes of our own to the client."""
         self.bytes_added += len(data)
         self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Bytes to the client, framed. Nothing happens where the client is gone: its call is being cancelled, or is one
+        that outlives it."""
+        client = self._client
+        if not data or client is None or client.is_closing():
+            return
+        self.bytes_out += len(data)
+        self._before_last, self._last_out = self._last_out, data
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._send(data)
 
     async def wait(self, seconds: float) -> None:
         """Until something is to be looked at, at most `seconds`."""

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from gateway.backlog import READ_BYTES_MAX
 from gateway.deadlines import Deadlines
-from gateway.upstream_connection import READ_BYTES_MAX, Head, Sink, UpstreamConnection, UpstreamError
+from gateway.upstream_connection import Head, Sink, UpstreamConnection, UpstreamError
 
 T = TypeVar("T")
 

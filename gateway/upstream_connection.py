@@ -5,13 +5,14 @@ transport's own callback: no coroutine wakes per chunk. Errors of the socket and
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final, Protocol, cast
 
 import httptools
 
+from gateway.backlog import READ_BYTES_MAX, Backlog
 from gateway.deadlines import Deadlines
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -19,8 +20,6 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 together."""
 EARLY_BYTES_MAX: Final = 64 * 1024
 """Body that arrives before somebody listens; beyond it reading pauses."""
-READ_BYTES_MAX: Final = 256 * 1024
-"""Body that comes at once at most: what uvloop reads from a socket in one go."""
 
 
 class UpstreamError(Exception):
@@ -86,13 +85,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._to: Callable[[bytes], None] | None = None
         """The sink's, while it takes what comes at once: nothing waits before it."""
-        self._piece_bytes = READ_BYTES_MAX
-        self._piece_end = b""
         self._parsed: list[bytes] = []
         """Pieces of the body, as the upstream framed them, out of what the socket gave last."""
         self.on_body = self._parsed.append  # for the parser: no function of ours for each of them
-        self._backlog: deque[bytes] = deque()
-        self._backlog_bytes = 0
+        self._backlog = Backlog()
         self._complete = False
         self._failure: UpstreamError | None = None
         self._paused = False
@@ -155,10 +151,7 @@ class UpstreamConnection(asyncio.Protocol):
         it may pause after each of them, however much the socket gave at once. They end with a `piece_end`, where one
         is in them."""
         self._sink = sink
-        self._piece_bytes, self._piece_end = piece_bytes, piece_end
-        backlog, self._backlog = self._backlog, deque()
-        if backlog:
-            self._cut(backlog)
+        self._backlog.cut(piece_bytes, piece_end)
         self._paused = False
         self._hand_over()
 
@@ -185,8 +178,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The body, where all of it has come before anybody listens; None: it is still on its way, or broken."""
         if not self._complete or self._sink is not None:
             return None
-        backlog = self._backlog
-        return backlog[0] if len(backlog) == 1 else b"".join(backlog)
+        return self._backlog.whole
 
     def finish(self) -> None:
         """Done with this answer: an intact connection is used again, any other is closed."""
@@ -194,8 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
         if head is None and self._limit is not None:
             self._limit.end(self)
         self._sink = self._to = self._head_done = None
-        self._backlog.clear()
-        self._backlog_bytes = 0
+        self._backlog.reset()
         if self._complete and head is not None and head.keep_alive and self.body_sent and not self.closed:
             self._paused = False
             if self._reading_paused:
@@ -233,7 +224,7 @@ class UpstreamConnection(asyncio.Protocol):
             parsed = self._parsed
             if parsed:
                 to = self._to
-                if to is not None and len(parsed) == 1 and len(data) <= self._piece_bytes:
+                if to is not None and len(parsed) == 1 and len(data) <= self._backlog.piece_bytes:
                     to(parsed.pop())
                 else:
                     self._give()
@@ -299,15 +290,12 @@ class UpstreamConnection(asyncio.Protocol):
         parsed = self._parsed
         if not parsed:
             return
-        self._backlog_bytes += sum(map(len, parsed))
-        if self._sink is not None:
-            self._cut(parsed)
-        else:
-            self._backlog.extend(parsed)
-            if self._backlog_bytes > EARLY_BYTES_MAX:
-                self.pause_reading()
+        self._backlog.put(parsed)
         parsed.clear()
-        self._hand_over()
+        if self._sink is not None:
+            self._hand_over()
+        elif self._backlog.size > EARLY_BYTES_MAX:
+            self.pause_reading()
 
     def _hand_over(self) -> None:
         """The backlog, piece by piece, for as long as the sink does not pause; at its end the socket goes on."""
@@ -318,27 +306,13 @@ class UpstreamConnection(asyncio.Protocol):
         if together:
             sink.cork()
         while backlog and not self._paused:
-            data = backlog.popleft()
-            self._backlog_bytes -= len(data)
-            sink.on_body(data)
+            sink.on_body(backlog.take())
         if together:
             sink.uncork()
         if not self._paused:
             self._to = sink.on_body
             self._tell_end()
             self._read_on()
-
-    def _cut(self, parsed: Collection[bytes]) -> None:
-        """Put them at the end of the backlog, as pieces."""
-        data = b"".join(parsed)
-        size, end = self._piece_bytes, self._piece_end
-        start = 0
-        while len(data) - start > size:
-            found = data.rfind(end, start, start + size) if end else -1
-            at = start + size if found < 0 else found + len(end)
-            self._backlog.append(data[start:at])
-            start = at
-        self._backlog.append(data[start:])
 
     def _read_on(self) -> None:
         self._paused = False

@@ -3,10 +3,12 @@
 -- KEYS  epoch, account, holds, deadlines, stream          (one slot)
 -- ARGV  1 account id   2 event id   3 plan   4 full   5 slice   6 least   (millicredits)
 --       7 time to live (s)   8 stream cap (entries)   9 draft event
---       10 AccountSeen message, '' where the account must exist   11 allowance (millicredits)
+--       10 AccountSeen message, '' where the account must exist, '?' where it may be had if it is needed
+--       11 allowance (millicredits)
 --
 -- Returns {'ok', held, spendable after, mode} or a refusal that changed nothing:
 --   {'closed'} no epoch: Redis may have forgotten   {'stream_full'}   {'unknown'}   {'blocked', status}
+--   {'announce'} a user who is new, or forgotten: repeat with the AccountSeen message
 --   {'plan', plan} the account has another plan: price again and repeat
 --   {'exhausted', spendable, balance}
 -- The amount held is `full` where the account could pay it four times over, else a quarter of what it could pay, at
@@ -28,6 +30,7 @@ end
 local account = read()
 if not account[1] and ARGV[10] == '' then return {'unknown'} end
 if ARGV[10] ~= '' and not account[9] and (not account[1] or account[8] == '0') then
+  if ARGV[10] == '?' then return {'announce'} end
   for _, pair in ipairs({{'seq', '0'}, {'revision', '0'}, {'floor', '0'}, {'status', 'active'}, {'mode', 'enforce'}}) do
     redis.call('HSETNX', KEYS[2], pair[1], pair[2])
   end

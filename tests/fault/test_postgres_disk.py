@@ -23,6 +23,10 @@ from tests.harness.small_disk import Disk, mounted
 from tests.harness.waiting import until
 
 DISK_BYTES: Final = 192 * 1024 * 1024
+HANGS_S: Final = 20.0
+"""Version 18.4 was seen to stay in recovery for ever: its startup process met the full disk behind "redo done", and
+nothing followed. Whoever runs it starts it again, and so does this test."""
+RECOVERY_S_MAX: Final = 60.0
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
@@ -90,7 +94,12 @@ async def test_p5_no_space_for_wal(crowded: Chain, postgres: OwnPostgres, small_
         await load.more(20)
         await lags(crowded, 1.0)
         small_disk.clear()
-        await until(lambda: _is_back(postgres), 60, "Postgres has recovered")  # as long as that takes, it is not ours
+        try:
+            await until(lambda: _is_back(postgres), HANGS_S, "Postgres has recovered")
+        except AssertionError:
+            postgres.kill()
+            postgres.start()
+            await until(lambda: _is_back(postgres), RECOVERY_S_MAX, "Postgres has recovered")
         await caught_up(crowded)
     assert set(load.statuses) == {200}
     await assert_truth(crowded.stack.database_url, crowded.upstream)

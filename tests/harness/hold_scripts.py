@@ -89,9 +89,11 @@ class HoldScripts:
         ttl_s: int = TTL_S,
         cap: int = STREAM_CAP,
         newcomer: bool = False,
+        may_announce: bool = False,
         allowance: int = ALLOWANCE_MC,
     ) -> list[Any]:
-        announced = encode(seen(self.user, allowance, plan=plan)) if newcomer else b""
+        """`newcomer`: with an announcement; `may_announce`: one may be asked for."""
+        announced = encode(seen(self.user, allowance, plan=plan)) if newcomer else b"?" if may_announce else b""
         arguments = (full, slice_, least, ttl_s, cap, self.event(number), announced, allowance)
         return self.run("reserve", "epoch account holds deadlines stream", *self._ids(number), plan, *arguments)
 

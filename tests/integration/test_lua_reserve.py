@@ -212,3 +212,20 @@ def test_a_user_known_by_usage_alone_is_announced(ana: HoldScripts) -> None:
         assert zoe.reserve(number, newcomer=True)[0] == "ok"
     assert [type(message) for message in zoe.reported()] == [AccountSeen]
     assert zoe.state().balance == ALLOWANCE_MC - 30
+
+
+@pytest.mark.parametrize("known", ["never seen", "by usage alone"])
+def test_an_announcement_is_asked_for_where_it_is_needed(ana: HoldScripts, known: str) -> None:
+    """Nothing changes until it comes; who has been announced, or whom the meter knows, needs none."""
+    zoe = HoldScripts(ana.client, "zoe")
+    zoe.open()
+    if known == "by usage alone":
+        zoe.told(-30, seq=1, revision=0)
+    before = zoe.state().fields
+    assert zoe.reserve(1, may_announce=True) == ["announce"]
+    assert (zoe.state().fields, zoe.reported()) == (before, [])
+    assert zoe.reserve(1, newcomer=True)[0] == "ok"
+    assert zoe.reserve(2, may_announce=True)[0] == "ok"
+    assert ana.reserve(1, may_announce=True)[0] == "ok"
+    assert [type(message) for message in zoe.reported()] == [AccountSeen]
+    assert ana.reported() == []

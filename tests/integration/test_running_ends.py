@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from gateway.backlog import READ_BYTES_MAX
 from gateway.budget import Hold
 from gateway.relay import LOOK_BYTES, Relay
 from gateway.reply import opening
 from gateway.sse import SseTap
 from gateway.streaming import EVENT_END, Streaming
 from gateway.upstream import Upstream
-from gateway.upstream_connection import READ_BYTES_MAX
 from shared.settings import GatewaySettings, load
 from tests.harness.calls import BOUNDS, call, draft
 from tests.harness.scripted_server import Peer, ScriptedServer

@@ -9,8 +9,9 @@ import pytest
 
 from deploy.ports import free_port
 from gateway import upstream as upstream_module
+from gateway.backlog import READ_BYTES_MAX
 from gateway.upstream import Upstream
-from gateway.upstream_connection import EARLY_BYTES_MAX, READ_BYTES_MAX
+from gateway.upstream_connection import EARLY_BYTES_MAX
 from tests.harness.exchanges import BODY, WITH_LENGTH, Collected, ask, failure, says, says_and_ends, serving
 from tests.harness.scripted_server import Peer
 from tests.harness.waiting import until
@@ -214,7 +215,7 @@ async def test_bytes_before_anybody_listens_are_kept_up_to_a_limit() -> None:
         async with upstream.send("POST", "/x", b"", b"{}") as answer:
             connection = answer._connection
             await until(lambda: connection._reading_paused)
-            assert EARLY_BYTES_MAX < connection._backlog_bytes <= EARLY_BYTES_MAX + READ_BYTES_MAX
+            assert EARLY_BYTES_MAX < connection._backlog.size <= EARLY_BYTES_MAX + READ_BYTES_MAX
             collected = Collected()
             answer.listen(collected)
             await asyncio.wait_for(collected.over.wait(), 10)

@@ -20,6 +20,7 @@ from gateway.gate import Gate
 from gateway.running import Running
 from gateway.settlement import Counted
 from gateway.upstream import Upstream
+from gateway.whole_answer import Whole
 from shared import ends, events
 from shared.settings import GatewaySettings, load
 from shared.usage import Outcome
@@ -192,7 +193,9 @@ async def test_an_end_that_leaves_before_its_record_is_told(pieces: int, monkeyp
     told = Running._told
 
     def too_late(running: Running, outcome: Outcome) -> Counted | None:
-        running.relay.write(running._tap.release())
+        relay, body = running.relay, running._tap.release()
+        give = relay.give if isinstance(relay, Whole) else relay.write
+        give(body)
         monkeypatch.setattr(running._tap, "release", lambda: b"")
         return told(running, outcome)
 
