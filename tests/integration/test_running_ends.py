@@ -45,6 +45,7 @@ async def ends(
     exhausted: bool = False,
     piece_bytes: int = READ_BYTES_MAX,
     strip_usage: bool = False,
+    version: aiohttp.HttpVersion = aiohttp.HttpVersion11,
 ) -> tuple[str, bytes, SseTap]:
     """The outcome of a stream that `play` gives after its head; what the client got by then, and who watched."""
     opened_relay: asyncio.Future[Relay] = asyncio.get_running_loop().create_future()
@@ -76,7 +77,11 @@ async def ends(
     app.router.add_post("/", handle)
     async with server.listening():
         upstream = Upstream(server.url, "", 10.0)
-        async with TestServer(app) as front, aiohttp.ClientSession() as client, client.post(front.make_url("/")) as got:
+        async with (
+            TestServer(app) as front,
+            aiohttp.ClientSession(version=version) as client,
+            client.post(front.make_url("/")) as got,
+        ):
             body = await asyncio.wait_for(got.content.read(), 30)
         await upstream.close()
     return outcome, body, tap
@@ -180,3 +185,18 @@ async def test_the_witness_sees_what_passes_while_something_waits() -> None:
     outcome, body, _ = await ends(play, strip_usage=True)
     assert outcome == "complete"
     assert body == event("one") + event("two")
+
+
+async def test_a_client_of_http_1_0_gets_no_framing() -> None:
+    """Usual events reach it as the bytes that they are, and the close is their end."""
+    events = [event(f"sol {number} ") for number in range(5)]
+
+    async def play(peer: Peer, relay: Relay) -> None:
+        for number, data in enumerate(events):
+            await peer.say(framed(data))
+            await until(lambda number=number: relay._tap.events == number + 1)
+        await peer.say(framed(DONE) + END)
+
+    outcome, body, _ = await ends(play, version=aiohttp.HttpVersion10)
+    assert outcome == "complete"
+    assert body == b"".join(events)
