@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 CALLS: Final = 20
 OPCODES_PER_CALL_MAX: Final = 6_400
-OPCODES_PER_STREAM_MAX: Final = 21_500
+OPCODES_PER_STREAM_MAX: Final = 20_700
 ASK: Final[dict[str, Any]] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Oi"}]}
 
 
