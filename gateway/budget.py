@@ -164,7 +164,7 @@ class Budget:
         run, keys = self._link.run, account.reserve
         try:
             verdict, *facts = await run("reserve", keys, (*amounts, "?" if caller.external_id else "", allowance_mc))
-            if verdict == b"announce":  # once for each user: nobody else's call carries it
+            if verdict == b"announce":  # the user's first call; no other one carries it
                 seen = _announcement(call, allowance_mc)
                 verdict, *facts = await run("reserve", keys, (*amounts, seen, allowance_mc))
         except asyncio.CancelledError:

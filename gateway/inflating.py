@@ -58,6 +58,10 @@ class InflatingSseTap(SseTap):
         return False
 
     @property
+    def usual(self) -> None:
+        """What comes is not what is read."""
+
+    @property
     def open_bytes(self) -> int:
         return 0  # in bytes that came nobody knows
 

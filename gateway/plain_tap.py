@@ -25,7 +25,7 @@ class PlainTap:
     raw_bytes = 0
     open_bytes = 0
     at_boundary = True
-    quick = False
+    usual = None
 
     # What the answer says, once it has ended. Most of it stays as it is here.
     model = ""
@@ -49,10 +49,6 @@ class PlainTap:
         """All that came, while that can be read."""
         self._waiting: bytes | None = None
         """The chunk that waits, of an answer that is too large to be held; None while all of it waits."""
-
-    def passes(self, data: bytes) -> bool:
-        """Nothing does unread."""
-        return False
 
     def feed(self, data: bytes) -> bytes:
         """The bytes to forward now; empty while all is held."""

@@ -60,11 +60,8 @@ class Tap(Protocol):
         """Fewer bytes come than `raw_bytes` counts."""
 
     @property
-    def quick(self) -> bool:
-        """Whether what comes next may be asked of `passes`."""
-
-    def passes(self, data: bytes) -> bool:
-        """Whether all of it goes on as it is; then it need not be fed."""
+    def usual(self) -> Callable[[bytes], bool] | None:
+        """To be asked of the next piece: whether all of it goes on as it is, and need not be fed. None: it is fed."""
 
     def feed(self, data: bytes) -> bytes: ...
     def release(self) -> bytes: ...
@@ -176,18 +173,11 @@ class Relay(ClientSide):
         self.write(out)
         if self._protocol.writing_paused:
             self._stall()
-        self._passes = tap.passes if self._is_usual else None
+        self._passes = tap.usual if self.witness.idle and self._chunked and not self._head else None
         if tap.done:
             self._wake()
         elif self.bytes_in >= self._see_at:
             self._see()
-
-    @property
-    def _is_usual(self) -> bool:
-        """Whether the next piece may pass by itself: nothing of what came waits, nothing of ours comes before it."""
-        tap = self._tap
-        clear = tap.quick and not tap.compressed and self.witness.idle
-        return clear and self._chunked and not self._head
 
     def cork(self) -> None:
         self._send = self._corked.append

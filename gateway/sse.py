@@ -7,6 +7,7 @@ an event that is not complete waits while it may still be one of these. All othe
 The result is the same wherever the bytes are cut. The usual chunk, one whole event without news, costs a few searches.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.answer import Reading, parse
@@ -57,6 +58,7 @@ class SseTap:
         "_late_lf",
         "_news",
         "_prefix",
+        "_quick",
         "_raw",
         "_reading",
         "_released",
@@ -67,7 +69,6 @@ class SseTap:
         "done",
         "events",
         "held_terminal",
-        "quick",
         "raw_bytes",
         "raw_full",
     )
@@ -92,9 +93,8 @@ class SseTap:
         """Whether some events were not kept, because too many waited: a recount would miss them."""
         self._raw: list[bytes] = []
         self._released = False
-        self.quick = False
-        """Whether what comes next may be asked of `passes`."""
-        # How usual events begin, and where to look for news in them.
+        # Whether what comes next may be asked of `passes`; how usual events begin; where to look for news in them.
+        self._quick = False
         self._prefix = b"\0"
         self._after_prefix = 0
         # The event that is not complete: its bytes, how many of them the client has, where its end may begin, whether
@@ -160,9 +160,14 @@ class SseTap:
         """The error that came inside the stream."""
         return self._reading.error
 
+    @property
+    def usual(self) -> Callable[[bytes], bool] | None:
+        """`passes`, where the next piece may be asked of it."""
+        return self.passes if self._quick else None
+
     def passes(self, data: bytes) -> bool:
         """Whether `data` is usual, as most of a stream is: whole events without news, which may all go on at once. Such
-        ones are noted here; anything else is to be fed. To be asked only while `quick`."""
+        ones are noted here; anything else is to be fed. To be asked only where `usual` says so."""
         size, after = len(data), self._after_prefix
         kept = self.raw_bytes + size
         events = 1
@@ -183,7 +188,7 @@ class SseTap:
 
     def feed(self, data: bytes) -> bytes:
         """Takes what the upstream sent and returns what goes to the client now: `data` itself where all of it does."""
-        return data if self.quick and self.passes(data) else self._feed(data)
+        return data if self._quick and self.passes(data) else self._feed(data)
 
     def finish(self) -> bytes:
         """Ends the upstream's body, whose last event may lack its blank line; returns what goes to the client."""
@@ -253,7 +258,7 @@ class SseTap:
         if self._block:
             self._wait_or_pass(out)
 
-        self.quick = not self._block and self._late_lf is None and self._may_be_quick
+        self._quick = not self._block and self._late_lf is None and self._may_be_quick
         result = b"".join(out)
         return data if not waiting and len(result) == len(data) else result
 
@@ -266,10 +271,10 @@ class SseTap:
         elif ends:
             self.done = True
         if self.done and not self._released:
-            self.quick = False
+            self._quick = False
             self.held_terminal += out
             return b""
-        self.quick = self._may_be_quick
+        self._quick = self._may_be_quick
         return out
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from gateway.inflating import INFLATED_BYTES_MAX, InflatingPlainTap, InflatingSseTap, is_inflatable
 from gateway.recount.completion import Transcript
 from gateway.recount.vocabulary import encoding_for
+from gateway.sse import SseTap
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 STREAM = b"".join(
@@ -35,6 +36,18 @@ def test_a_compressed_stream_is_read_wherever_it_is_cut(pack: Callable[[bytes], 
         assert not tap.at_boundary
         assert len(sent) < len(packed)
         assert sent + tap.release() == packed
+
+
+def test_what_comes_compressed_is_never_taken_for_events() -> None:
+    """However usual its events are: they are asked of what is inflated, not of what goes on to the client."""
+    usual = STREAM.partition(b"\n\n")[0] + b"\n\n"
+    plain, packed = SseTap("chat", strip_usage=False), InflatingSseTap("chat")
+    compressor = zlib.compressobj()
+    plain.feed(usual)
+    packed.feed(compressor.compress(usual) + compressor.flush(zlib.Z_SYNC_FLUSH))
+    assert packed.events == plain.events == 1
+    assert plain.usual is not None
+    assert packed.usual is None
 
 
 def test_a_compressed_stream_that_is_cut_counts_what_came() -> None:
